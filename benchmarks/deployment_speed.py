@@ -1,8 +1,8 @@
-"""Speed that is measured: `make bench-speed`, which writes docs/speed.md.
+"""Measured speed: `make bench-speed`, which writes docs/speed.md.
 
-Every part measures what it compares side by side, in interleaved rounds of one process, and is kept
-as JSON under ``results/speed`` as soon as a case is done; a run that was stopped goes on where it
-was, and ``--fresh`` begins anew. Ratios are what counts: seconds differ from machine to machine.
+Each part measures what it compares in interleaved rounds of one process, and stores a case as JSON
+under ``results/speed`` as soon as it is done; an interrupted run resumes, and ``--fresh`` starts
+over. Ratios are what counts: seconds differ from machine to machine.
 """
 
 import argparse
@@ -96,7 +96,7 @@ Profiles = Mapping[str, DeviceProfile]
 
 
 class Record:
-    """The rows of one part, on disk as soon as each is measured."""
+    """The rows of one part, written to disk as soon as each is measured."""
 
     def __init__(self, folder: Path, part: str, fresh: bool) -> None:
         self.path = folder / f"{part}.json"
@@ -105,7 +105,7 @@ class Record:
             self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
 
     def add(self, name: str, case: Case) -> None:
-        """Measure a case, unless it is here."""
+        """Measure a case, unless its row is there."""
         if name in self.rows:
             return
         progress.print(f"{self.path.stem}: {name}")
@@ -118,14 +118,14 @@ class Record:
 
 
 def network(name: str) -> tuple[nn.Module, Any]:
-    """A network with fresh weights, and the shape of its input."""
+    """Return a network with fresh weights, and the shape of its input."""
     torch.manual_seed(0)
     model = load_model(name, ARGUMENTS.get(name, {}))
     return model, default_input_shape(name, model)
 
 
 def device_profile(folder: Path, runtime: str, threads: int, fresh: bool) -> DeviceProfile:
-    """The profile of this machine; measured if it is not in the folder."""
+    """Return the profile of this machine; it is measured if it is not in the folder."""
     path = folder / f"profile-{runtime}-{threads}.json"
     if path.exists() and not fresh:
         return DeviceProfile.load(path)
@@ -143,10 +143,10 @@ def device_profile(folder: Path, runtime: str, threads: int, fresh: bool) -> Dev
 
 
 def predictions(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """What the profiles say of networks, and what these take.
+    """Compare the latencies that profiles predict for networks with measured ones.
 
-    A window measures all networks in turns. Those that a profile was fitted to are among them: they
-    tell how fast the machine is just then, and correct the profile for it.
+    A window measures all networks in turns. Networks that the profile was fitted to are among them:
+    they show how fast the machine is at that moment, and correct the profile for it.
     """
     for runtime, profile in profiles.items():
         for window in range(WINDOWS):
@@ -173,7 +173,7 @@ def predictions(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 
 def whole(profile: DeviceProfile, name: str, model: nn.Module, shape: Any, seconds: float) -> Total:
-    """A measured pass beside what a profile predicts for it."""
+    """Return a network's measured time with the one that a profile predicts."""
     read, lives = follow(read_network(model, Inputs(shape)), 1)
     works = READERS[profile.runtime](read, lives)
     operations = int(sum(amounts(work)["calls"] for work in works))
@@ -181,7 +181,7 @@ def whole(profile: DeviceProfile, name: str, model: nn.Module, shape: Any, secon
 
 
 def budgets(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """Shares of the latency asked for, and, after calibration, measured once more on their own."""
+    """Calibrate plans to shares of the latency, and measure the results once more independently."""
     for name in BUDGETED:
         for share in LATENCIES:
 
@@ -216,8 +216,8 @@ def budgets(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 def deployments(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
     """The same by `precrop.deployment.deploy`, without training, on one thread.
 
-    The time is that of the file that it writes, beside the original's. The profile is of the
-    network itself, as `deploy` measures it where it is given none; the second share takes it again.
+    The time is that of the file that it writes, relative to the original's. The profile is fitted
+    to the network itself, as `deploy` does by default; the second share uses it again.
     """
     known: dict[str, DeviceProfile] = {}
     for name in sorted(BUDGETED, key="vgg16".__eq__):  # whose files are the largest
@@ -254,7 +254,7 @@ def deployments(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 
 def divisors(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """Speed-up of networks at half of their MACs by the widths' divisor."""
+    """Measure the speed-up of networks at half of their MACs by the divisor of their widths."""
     for name in BUDGETED:
         for runtime in ("eager", "ort"):
             for batch in BATCHES:
@@ -291,7 +291,7 @@ def divisors(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 
 def defaults(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """Time of what `precrop.plan` gives unless told otherwise, beside divisor 1 and the original.
+    """Time the defaults of `precrop.plan`, beside divisor 1 and the original.
 
     On one thread, where narrow widths cost the most.
     """
@@ -320,18 +320,18 @@ def defaults(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 
 def _multiples(plan: Plan) -> float:
-    """The share of the layers whose output channels are multiples of the plan's divisor."""
+    """Return the share of layers whose output channels are multiples of the plan's divisor."""
     divisor: int = plan.options["divisor"]
     return sum(layer.out_channels % divisor == 0 for layer in plan.layers) / len(plan.layers)
 
 
 def narrowed(model: nn.Module, shape: Any) -> Plan:
-    """All widths times one number, in steps of 8, within half of the MACs: no method at all."""
+    """Scale all widths by one number, in steps of 8, to half of the MACs: no method at all."""
     return precrop.plan(model, shape, macs=0.5, divisor=8, balance=1e4)
 
 
 def rooflines(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """What the predicted time consists of, dense and at half of the MACs; nothing is measured."""
+    """Split the predicted time, dense and at half of the MACs; nothing is measured."""
     profile = profiles["ort"]
     for name in BUDGETED:
 
@@ -345,7 +345,7 @@ def rooflines(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 
 def parts(profile: DeviceProfile, model: nn.Module, shape: Any) -> dict[str, float]:
-    """Seconds of launches, of bytes and of multiply-accumulates, as the profile has them."""
+    """Return the profile's seconds for launches, for bytes and for multiply-accumulates."""
     found = dict.fromkeys(FEATURES, 0.0)
     for work in READERS[profile.runtime](*follow(read_network(model, Inputs(shape)), 1)):
         amount = amounts(work, profile.step)
@@ -356,7 +356,7 @@ def parts(profile: DeviceProfile, model: nn.Module, shape: Any) -> dict[str, flo
 
 
 def same_synexp(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """A plan for latency next to a plan for MACs with the same SynExp value."""
+    """Compare a plan for latency with a plan for MACs that has the same SynExp value."""
     for name in BUDGETED:
 
         def case(name: str = name) -> Row:
@@ -380,12 +380,12 @@ def same_synexp(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 
 def synexp(plan: Plan) -> float:
-    """The sum of the log densities, what the program maximises beside the balance term."""
+    """Return the sum of the log densities, which the program maximises beside the balance term."""
     return sum(math.log(layer.density) for layer in plan.layers)
 
 
 def alike(model: nn.Module, shape: Any, value: float, divisor: int) -> Plan:
-    """The smallest plan by MACs, to a thousandth, whose SynExp value is at least ``value``."""
+    """Return the smallest plan by MACs, to a thousandth, with a SynExp of at least ``value``."""
     low, high = 0.02, 1.0
     best = precrop.plan(model, shape, macs=high, divisor=divisor)
     while high - low > 1e-3:
@@ -399,7 +399,7 @@ def alike(model: nn.Module, shape: Any, value: float, divisor: int) -> Plan:
 
 
 def masks(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """Weights masked to a plan's layer densities, on dense and on sparse kernels, and cropped."""
+    """Compare networks masked to a plan's densities (dense, sparse kernels) and cropped ones."""
     for name, share in MASKED.items():
         for batch in BATCHES:
 
@@ -420,7 +420,7 @@ def masks(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 
 def memories(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
-    """Peak activation memory: predicted, of real tensors, and with what CPU kernels take too."""
+    """Compare peak activation memory: predicted, of real tensors, and with what CPU kernels use."""
     for name in UNSEEN:
         for batch in (1, 4):
 
@@ -446,13 +446,13 @@ def memories(profiles: Profiles, threads: int) -> Iterator[tuple[str, Case]]:
 
 
 def tensor_memory(model: nn.Module, shape: Any, batch: int) -> int:
-    """Bytes of all tensors alive at once in a real pass on the CPU."""
+    """Return the most bytes of tensors alive at once in a real pass on the CPU."""
     args, kwargs = Inputs(shape).make(batch, model, "cpu")
     return lifetimes(model.eval(), args, kwargs, None).peak
 
 
 def predicted_memory(model: nn.Module, shape: Any, batch: int) -> int:
-    """Bytes of a network as it is."""
+    """Return the bytes predicted for a network as it is."""
     read, lives = follow(read_network(model, Inputs(shape)), batch)
     structure = lower(read, {"memory": memory(lives)}).structure
     return structure.costs["memory"](structure.units)
@@ -461,10 +461,10 @@ def predicted_memory(model: nn.Module, shape: Any, batch: int) -> int:
 def windows(
     models: Mapping[str, nn.Module], shape: Any, threads: int, rounds: int = ROUNDS
 ) -> list[dict[str, float]]:
-    """Median seconds of networks in ONNX Runtime in interleaved rounds, three times over.
+    """Return median seconds of networks in ONNX Runtime, in interleaved rounds, three times over.
 
-    Every time has fresh sessions: the speed of small networks drifts, by more than the spread of
-    one run tells.
+    Each time has fresh sessions, since the speed of small networks drifts by more than the spread
+    within one run shows.
     """
     inputs, setting = Inputs(shape), Setting("ort", threads=threads)
     found = []
@@ -481,7 +481,7 @@ def windows(
 
 
 def ratio(found: Sequence[Mapping[str, float]], above: str, below: str) -> float:
-    """The median over the windows of one network's time by another's."""
+    """Return the median over the windows of the ratio of two networks' times."""
     return statistics.median(times[above] / times[below] for times in found)
 
 
@@ -499,7 +499,7 @@ PARTS: dict[str, Callable[[Profiles, int], Iterator[tuple[str, Case]]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure the parts that were asked for; write the page where asked."""
+    """Measure the parts that were asked for; write the page if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"records (default {FOLDER})")
@@ -533,7 +533,7 @@ NOTES = Path(__file__).with_name("deployment_notes.md")
 
 
 def written(folder: Path, profiles: Profiles) -> str:
-    """The page, from the records and the notes."""
+    """Return the page, made from the records and the notes."""
     notes = dict(re.findall(r"^## (.*)\n\n((?:(?!^## ).*\n?)*)", NOTES.read_text("utf-8"), re.M))
     lines = ["# Speed", "", INTRODUCTION, "", _machine(profiles["ort"], folder), ""]
     for title, part, table in TABLES:
@@ -647,7 +647,7 @@ def _prediction_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _predictions_of(runtime: str, found: Sequence[Row]) -> list[str]:
-    """One runtime's table, from all of its windows; errors are the medians of theirs."""
+    """Return one runtime's table from all its windows; errors are medians over them."""
     kinds = {"profile": "predicted", "corrected": "corrected"}
     errors = {
         kind: {

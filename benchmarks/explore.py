@@ -1,9 +1,9 @@
-"""How soon the page of ``precrop explore`` answers: 50 random moves of its controls, in a browser.
+"""How fast the page of ``precrop explore`` answers 50 random moves of its controls in a browser.
 
-A move sets one control as a hand would: mostly a budget, else divisor, balance, expand or strategy,
-which changes between SynExp and Uniform; moves with the strategy Exact, which solves many programs
-for a plan, are measured apart. Its answer has come when numbers, picture, table and code have been
-written anew and nothing on the page changes any more.
+A move sets one control as a person would: mostly a budget, else divisor, balance, expand or
+strategy, which changes between SynExp and Uniform; moves with the strategy Exact, which solves many
+programs per plan, are measured separately. A move is answered when numbers, picture, table and code
+are written again and nothing on the page changes any more.
 """
 
 import argparse
@@ -86,7 +86,7 @@ MOVE = """([controls, value]) => new Promise(done => {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print; also as Markdown where asked."""
+    """Measure and print; also as Markdown if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--page", type=Path, metavar="FILE", help="write the table between a page's markers"
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measured(network: str, moves: int) -> Iterator[Row]:
-    """Seconds of random moves on the page of a network."""
+    """Return the seconds of random moves on the page of a network."""
     from precrop.explore.page import app
 
     with served(app(network, names=())) as address, browser() as page:
@@ -142,7 +142,7 @@ OTHERS: Mapping[str, Moved] = {
 
 
 def move(choose: random.Random, others: Mapping[str, Moved]) -> tuple[str, float]:
-    """A control, and where it is moved to: in two of three cases a budget."""
+    """Choose a control and its new value: in two of three cases a budget."""
     budgets = [f"#share-{cost} input[type=range]" for cost in ("params", "macs")]
     if not others or choose.random() < 2 / 3:
         return choose.choice(budgets), choose.randint(20, 99)
@@ -151,14 +151,14 @@ def move(choose: random.Random, others: Mapping[str, Moved]) -> tuple[str, float
 
 
 def opened(page: "Page", address: str) -> None:
-    """The page with its first picture."""
+    """Open the page and wait for its first picture."""
     page.goto(address)
     page.wait_for_selector("#picture .bars")
 
 
 @contextmanager
 def served(explored: Any) -> Iterator[str]:
-    """The address of a page that is served meanwhile."""
+    """Serve the page within; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -170,7 +170,7 @@ def served(explored: Any) -> Iterator[str]:
 
 @contextmanager
 def browser() -> "Iterator[Page]":
-    """A page of a headless Chromium."""
+    """Yield a page of a headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)

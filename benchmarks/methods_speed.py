@@ -51,7 +51,7 @@ Densities = dict[str, float]
 
 @dataclass(frozen=True)
 class Case:
-    """A network to measure, made by the function that ``source`` (``module:name``) says."""
+    """A network to measure, built by the function that ``source`` (``module:name``) names."""
 
     source: str
     shape: tuple[int, ...]
@@ -59,11 +59,11 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The function's."""
+        """The function's name."""
         return self.source.partition(":")[2]
 
     def factory(self) -> Callable[[], nn.Module]:
-        """The function, imported only now."""
+        """Import the function, only now."""
         module = importlib.import_module(self.source.partition(":")[0])
         found: Callable[[], nn.Module] = getattr(module, self.name)
         return found
@@ -78,8 +78,8 @@ class Amounts:
         loop_rounds: of SynFlow next to the plain loop.
         batch: samples for SNIP and GraSP.
         memory_batch: samples when memory is measured.
-        repeats: runs of what is quick.
-        turns: runs of precrop and of a plain loop where they take long.
+        repeats: runs of fast methods.
+        turns: runs of precrop and of a plain loop, if they take long.
         memory_of: methods whose memory is measured.
     """
 
@@ -93,7 +93,7 @@ class Amounts:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Amounts":
-        """Those of a command line."""
+        """Return the amounts that a command line asks for."""
         return cls(
             rounds=options.rounds,
             loop_rounds=options.loop_rounds,
@@ -104,7 +104,7 @@ class Amounts:
         )
 
     def of_method(self, method: str, rounds: int) -> str:
-        """What a method computes, in words."""
+        """Describe the amount of work of a method."""
         return f"{rounds} rounds" if method == "synflow" else _samples(method, self.batch)
 
 
@@ -119,7 +119,7 @@ QUICK = Amounts(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure everything and print it; also as Markdown where asked."""
+    """Measure everything and print it; also as Markdown if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the tables as Markdown"
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def methods(cases: Sequence[Case], amounts: Amounts) -> Section:
-    """Seconds of `precrop.densities` by every method."""
+    """Time `precrop.densities` by every method."""
     rows: list[Row] = []
     for case in cases:
         data = [batch(case, amounts.batch)]
@@ -183,7 +183,7 @@ def methods(cases: Sequence[Case], amounts: Amounts) -> Section:
 
 
 def synexps(cases: Sequence[Case], amounts: Amounts) -> Section:
-    """Seconds of SynExp itself, and of plans for its bound, its exact value and that of R."""
+    """Time SynExp itself, and plans for its bound, its exact value and that of R."""
     both: dict[str, Any] = {"params": PLAN_SHARE, "macs": PLAN_SHARE}
     works: dict[str, Callable[[nn.Module, Any], Any]] = {
         "plan": partial(precrop.plan, **both),
@@ -205,7 +205,7 @@ def synexps(cases: Sequence[Case], amounts: Amounts) -> Section:
 
 
 def run(case: Case, what: str, work: Callable[[nn.Module], Any], repeats: int) -> Row:
-    """Seconds of ``work`` on fresh networks, once if that takes long, else ``repeats`` times."""
+    """Time ``work`` on fresh networks: once if that takes long, else ``repeats`` times."""
     progress.print(f"{case.name}, {what}")
     seconds = [clocked(partial(work, made(case)))[0]]
     if repeats > 1 and seconds[0].wall < SLOW:  # what is loaded once is not counted
@@ -217,7 +217,7 @@ def run(case: Case, what: str, work: Callable[[nn.Module], Any], repeats: int) -
 
 
 def densities(model: nn.Module, *, case: Case, method: str, **options: Any) -> Densities:
-    """Those of a method; that it collapses a layer is not the matter here."""
+    """Return a method's densities, without its warnings of layers that collapse."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", precrop.LayerCollapseWarning)
         return precrop.densities(model, case.shape, method=method, params=SHARE, **options)
@@ -231,7 +231,7 @@ def _called(function: Callable[[nn.Module, Any], Any], shape: Any, model: nn.Mod
 
 
 def versus(cases: Sequence[Case], amounts: Amounts) -> Section:
-    """SynFlow and SNIP next to plain loops over autograd."""
+    """Compare SynFlow and SNIP with plain loops over autograd."""
     rows = []
     rounds = amounts.loop_rounds
     for case in cases:
@@ -261,7 +261,7 @@ def compare(
     plain: Callable[[], Densities],
     amounts: Amounts,
 ) -> Row:
-    """Medians of two ways to the same densities that take turns."""
+    """Return medians of two ways to the same densities, which take turns."""
     progress.print(f"{case.name}, {method} and a plain loop")
     mine: list[Seconds] = []
     theirs: list[Seconds] = []
@@ -283,7 +283,7 @@ def compare(
 
 
 def plain_synflow(model: nn.Module, shape: tuple[int, ...], rounds: int) -> Densities:
-    """SynFlow in rounds: all state replaced by its absolute values, in eval mode."""
+    """Run SynFlow in rounds: all state is replaced by its absolute values, in eval mode."""
     model = copy.deepcopy(model).eval()
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -301,7 +301,7 @@ def plain_synflow(model: nn.Module, shape: tuple[int, ...], rounds: int) -> Dens
 
 
 def plain_snip(model: nn.Module, inputs: Tensor, targets: Tensor) -> Densities:
-    """SNIP on one batch, in train mode."""
+    """Run SNIP on one batch, in train mode."""
     model = copy.deepcopy(model).train()
     weights = prunable(model)
     loss = F.cross_entropy(model(inputs), targets)
@@ -313,14 +313,14 @@ def plain_snip(model: nn.Module, inputs: Tensor, targets: Tensor) -> Densities:
 
 
 def highest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Which weights of the whole network score highest."""
+    """Return masks of the weights with the highest scores in the whole network."""
     flat = torch.cat([values.flatten() for values in scores.values()])
     threshold = torch.kthvalue(flat, round((1 - share) * flat.numel())).values
     return {name: values > threshold for name, values in scores.items()}
 
 
 def prunable(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of convolutions and linear layers, by the name of the layer."""
+    """Return the weights of convolutions and linear layers, by layer name."""
     kinds = (nn.Conv2d, nn.Linear)
     return {
         name: module.weight for name, module in model.named_modules() if isinstance(module, kinds)
@@ -328,7 +328,7 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def scaled(model: nn.Module) -> nn.Module:
-    """The network, every layer's weights scaled in place so that an even flow halves in it."""
+    """Scale every layer's weights in place, so that an even flow is halved by each layer."""
     with torch.no_grad():
         for weight in prunable(model).values():
             weight /= 2 * weight.abs().mean() * weight[0].numel()
@@ -345,7 +345,7 @@ def _shares(masks: Mapping[str, Tensor]) -> Densities:
 
 
 def ratios(every: Section, loops: Section, amounts: Amounts) -> Section:
-    """What the methods promise of each other."""
+    """Return the ratios that the methods should reach."""
     rows = []
     for loop in loops.rows:
         if loop["what"] == "synflow":
@@ -380,7 +380,7 @@ def ratios(every: Section, loops: Section, amounts: Amounts) -> Section:
 
 
 def memory(case: Case, amounts: Amounts) -> Section:
-    """The most memory that fresh processes hold."""
+    """Measure the most memory that fresh processes hold."""
     rows = []
     for method in amounts.memory_of:
         progress.print(f"{case.name}, memory of {method} on {amounts.memory_batch} samples")
@@ -399,7 +399,7 @@ def memory(case: Case, amounts: Amounts) -> Section:
 
 
 def hold(case: Case, method: str, samples: int, threads: int) -> None:
-    """Run a method in this process and print what that took, as JSON."""
+    """Run a method in this process and print the memory and time that it took, as JSON."""
     torch.set_num_threads(threads)
     case.factory()
     peaks = {"imports": _peak()}
@@ -410,7 +410,7 @@ def hold(case: Case, method: str, samples: int, threads: int) -> None:
 
 
 def _peak() -> float:
-    """Most memory that this process ever held, in GB; Linux counts it in KiB, macOS in bytes."""
+    """Return the most memory this process ever held, in GB; Linux counts in KiB, macOS in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
@@ -419,13 +419,13 @@ def _peak() -> float:
 
 
 def made(case: Case) -> nn.Module:
-    """A fresh network, always with the same weights."""
+    """Return a fresh network, always with the same weights."""
     torch.manual_seed(0)
     return case.factory()()
 
 
 def batch(case: Case, samples: int) -> tuple[Tensor, Tensor]:
-    """Random inputs and targets, always the same."""
+    """Return random inputs and targets, always the same."""
     random = torch.Generator().manual_seed(0)
     inputs = torch.randn(samples, *case.shape, generator=random)
     return inputs, torch.randint(case.classes, (samples,), generator=random)

@@ -60,7 +60,7 @@ IMPORTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure everything and print it; also as JSON or as Markdown where asked."""
+    """Measure everything and print it; also as JSON or as Markdown if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument(
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compare(repeats: int, prunes: int) -> tuple[Section, Section]:
-    """Plans of the three networks, and Torch-Pruning's way to the same MACs."""
+    """Compare plans of the three networks with Torch-Pruning at the same MACs."""
     prune(make("resnet18"), SHARE)  # what is loaded once is not counted
     plans: list[Row] = []
     rivals: list[Row] = []
@@ -128,7 +128,7 @@ def compare(repeats: int, prunes: int) -> tuple[Section, Section]:
 
 
 def time_plans(name: str, repeats: int, budgets: dict[str, Any]) -> Row:
-    """Seconds of ``repeats`` plans of fresh networks; the first call is reported apart."""
+    """Time ``repeats`` plans of fresh networks; the first call is reported separately."""
     seconds, crops = [], []
     text = " ".join(f"{cost} {share}" for cost, share in budgets.items())
     for _ in steps(f"{name} {text}", repeats + 1):
@@ -152,7 +152,7 @@ def time_plans(name: str, repeats: int, budgets: dict[str, Any]) -> Row:
 
 
 def time_torch_pruning(name: str, prunes: int) -> Row:
-    """Seconds until the MACs are right, and of one prune at the ratio that makes them so."""
+    """Time the search for the right ratio by MACs, and one prune at that ratio."""
     limit = SHARE * own_macs(make(name))
     low, high, count, total = 0.0, 1.0, 0, 0.0
     while high - low > RATIO_STEP:
@@ -181,14 +181,14 @@ def time_torch_pruning(name: str, prunes: int) -> Row:
 
 
 def own_macs(model: nn.Module) -> float:
-    """MACs as Torch-Pruning counts them."""
+    """Return the MACs as Torch-Pruning counts them."""
     import torch_pruning as tp
 
     return float(tp.utils.count_ops_and_params(model, torch.ones(1, *SHAPE))[0])
 
 
 def prune(model: nn.Module, ratio: float) -> None:
-    """Torch-Pruning's default pruner in place, random importance, the classifier's outputs kept."""
+    """Run Torch-Pruning's default pruner in place: random importance, the classifier left whole."""
     import torch_pruning as tp
 
     classifier = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
@@ -203,7 +203,7 @@ def prune(model: nn.Module, ratio: float) -> None:
 
 
 def depth(repeats: int) -> Section:
-    """Plans of ever deeper networks of one family."""
+    """Time plans of ever deeper networks of one family."""
     rows = []
     for name in DEPTHS:
         factory: Callable[[], nn.Module] = getattr(models, name)
@@ -223,7 +223,7 @@ def depth(repeats: int) -> Section:
 
 
 def stages(repeats: int) -> Section:
-    """Where the time of a plan goes."""
+    """Show where the time of a plan goes."""
     rows = []
     for name in NETWORKS:
         runs = [stage_seconds(make(name), SHAPE) for _ in steps(f"{name}, stages", repeats)]
@@ -235,7 +235,7 @@ def stages(repeats: int) -> Section:
 
 
 def stage_seconds(model: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
-    """Seconds of one plan by stage."""
+    """Return the seconds of one plan by stage."""
     seconds = dict.fromkeys(STAGES, 0.0)
     with _clocks(seconds):
         total, _ = timed(partial(precrop.plan, model, shape, params=SHARE, macs=SHARE))
@@ -244,7 +244,7 @@ def stage_seconds(model: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
 
 @contextmanager
 def _clocks(seconds: dict[str, float]) -> Iterator[None]:
-    """Let every stage's function add its time to ``seconds``."""
+    """Within it, every stage's function adds its time to ``seconds``."""
     patches = []
     for stage, (module_name, path) in STAGES.items():
         *owners, name = path.split(".")
@@ -274,7 +274,7 @@ def _clocked(function: Callable[..., Any], stage: str, seconds: dict[str, float]
 
 
 def imports(repeats: int) -> Section:
-    """Seconds of imports in fresh interpreters, beyond those of ``import torch``."""
+    """Time imports in fresh interpreters, beyond ``import torch``."""
     rows = []
     for title, code in IMPORTS.items():
         program = (
@@ -292,7 +292,7 @@ def imports(repeats: int) -> Section:
 
 
 def make(name: str) -> nn.Module:
-    """A fresh network of torchvision's in eval mode."""
+    """Return a fresh network of torchvision in eval mode."""
     import torchvision
 
     model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
@@ -300,7 +300,7 @@ def make(name: str) -> nn.Module:
 
 
 def count_macs(model: nn.Module) -> int:
-    """MACs at batch 1 as PyTorch counts them, on meta tensors so that it takes little time."""
+    """Return the MACs at batch 1 as PyTorch counts them, on meta tensors to save time."""
     meta = copy.deepcopy(model).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         meta(torch.ones(1, *SHAPE, device="meta"))
@@ -319,7 +319,7 @@ def _page(sections: Sequence[Section], where: Mapping[str, str]) -> str:
 
 
 def _write_readme(path: Path, sections: Sequence[Section]) -> None:
-    """The short table of this run."""
+    """Write this run's short table into the README."""
     rival = f"Torch-Pruning {version('torch-pruning')}"
     head = f"| `make bench` | precrop | {rival}, bisected to the budget | {rival}, one prune |"
     rows = [head, "|---|---|---|---|", *_short_rows(sections)]

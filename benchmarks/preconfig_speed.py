@@ -1,8 +1,8 @@
 """Seconds that PreConfig takes on one thread of a CPU: `python -m benchmarks.preconfig_speed`.
 
-The paper says less than one second. Networks are made outside of the timed part, a fresh one each
-time. CPU seconds are those of the process; on a machine that does nothing else the clock on the
-wall shows the same.
+The paper says less than one second. Networks are built outside of the timed part, a fresh one per
+run. CPU seconds are those of the process; on an otherwise idle machine wall-clock time is the
+same.
 """
 
 import argparse
@@ -23,7 +23,7 @@ RESULTS = Path("results/speed/preconfig.json")
 
 
 def preconfig_seconds(name: str, runs: int) -> Row:
-    """Seconds of planning a network by name; the first run is not counted."""
+    """Time planning a network by name; the first run is not counted."""
     wall, cpu = [], []
     for _ in steps(name, runs + 1):
         model = load_model(name, {})
@@ -42,7 +42,7 @@ def preconfig_seconds(name: str, runs: int) -> Row:
 
 
 def main() -> None:
-    """Measure, show and write the figures."""
+    """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--json", type=Path, default=RESULTS)

@@ -31,14 +31,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Seconds:
-    """What a clock on the wall shows, and what the process has computed in the meantime."""
+    """Wall-clock time, and the CPU time that the process used meanwhile."""
 
     wall: float
     cpu: float
 
 
 def clocked(work: Callable[[], T]) -> tuple[Seconds, T]:
-    """Seconds that ``work`` takes, and its result; what others left behind is collected before."""
+    """Return the seconds that ``work`` takes, and its result, after collecting earlier garbage."""
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
@@ -46,13 +46,13 @@ def clocked(work: Callable[[], T]) -> tuple[Seconds, T]:
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds on the wall that ``work`` takes, and its result."""
+    """Return the wall-clock seconds that ``work`` takes, and its result."""
     seconds, result = clocked(work)
     return seconds.wall, result
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Return median, least and most."""
     return {
         "median": statistics.median(seconds),
         "least": min(seconds),
@@ -61,13 +61,13 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def steps(title: str, count: int) -> Iterator[int]:
-    """Count runs, telling what they are of."""
+    """Count runs, after printing what they are runs of."""
     progress.print(f"{title}: {count} runs")
     yield from range(count)
 
 
 def setting(*packages: str) -> dict[str, str]:
-    """Where figures come from; told on standard error too."""
+    """Return what figures depend on (machine, threads, versions); print it on standard error."""
     found = {
         "machine": f"{platform.machine()} with {os.cpu_count()} cores",
         "threads": str(torch.get_num_threads()),
@@ -79,7 +79,7 @@ def setting(*packages: str) -> dict[str, str]:
 
 
 def described(where: Mapping[str, str]) -> str:
-    """A setting in one line."""
+    """Return a setting in one line."""
     return ", ".join(f"{name} {value}" for name, value in where.items())
 
 
@@ -92,7 +92,7 @@ def show(sections: Sequence[Section]) -> None:
 
 
 def markdown(title: str, introduction: Sequence[str], sections: Sequence[Section]) -> str:
-    """A page of tables."""
+    """Return a page of tables."""
     lines = [f"# {title}", "", *introduction]
     for section in sections:
         lines += ["", f"## {section.title}", "", *rows_of(section)]
@@ -100,7 +100,7 @@ def markdown(title: str, introduction: Sequence[str], sections: Sequence[Section
 
 
 def write_between(path: Path, lines: Sequence[str]) -> None:
-    """Replace what stands between a page's two markers by the figures of this run."""
+    """Replace the text between a page's two markers by the figures of this run."""
     before, start, rest = path.read_text(encoding="utf-8").partition("<!-- figures -->\n")
     _, end, after = rest.partition("<!-- /figures -->")
     if not end:
@@ -109,7 +109,7 @@ def write_between(path: Path, lines: Sequence[str]) -> None:
 
 
 def rows_of(section: Section) -> list[str]:
-    """A section's table in Markdown."""
+    """Return a section's table in Markdown."""
     headings = list(section.columns.values())
     lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
     for row in section.rows:

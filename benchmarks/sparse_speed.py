@@ -1,9 +1,9 @@
 """Sparse kernels against dense ones at high sparsity: `python -m benchmarks.sparse_speed`.
 
-The paper says of cuSPARSE, on a GPU, that it is faster than dense kernels above 98% sparsity only.
-Here the same is asked of the sparse kernels that PyTorch and SciPy have on a CPU: two convolutions
-of ResNet-50 with random masks of single weights, in turns with the dense convolution, on one
-thread. Sparse convolutions unfold images, as `precrop.deployment.sparse` says.
+The paper says that on a GPU cuSPARSE is faster than dense kernels only above 98% sparsity. This
+asks the same of the sparse kernels of PyTorch and SciPy on a CPU: two convolutions of ResNet-50
+with random masks of single weights take turns with the dense convolution, on one thread. Sparse
+convolutions unfold images, as `precrop.deployment.sparse` says.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RESULTS = Path("results/speed/sparse.json")
 
 
 def masked(layer: nn.Module, sparsity: float, seed: int = 0) -> nn.Module:
-    """The layer without a share of its weights, drawn at random."""
+    """Return the layer without a share of its weights, drawn at random."""
     chosen = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in layer.parameters():
@@ -49,7 +49,7 @@ def masked(layer: nn.Module, sparsity: float, seed: int = 0) -> nn.Module:
 
 
 def speedups(name: str, sparsity: float, rounds: int) -> Row:
-    """How many times as fast as dense every layout is, by medians of interleaved rounds."""
+    """Return each layout's speed-up over dense, by medians of interleaved rounds."""
     make, shape = LAYERS[name]
     layer = masked(nn.Sequential(make()), sparsity).eval()
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -71,7 +71,7 @@ def _run(network: nn.Module, images: Tensor) -> Any:
 
 
 def main() -> None:
-    """Measure, show and write the figures."""
+    """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, default=RESULTS)

@@ -1,9 +1,9 @@
-"""What studies cost beside training, and how long a large store takes to open.
+"""The overhead of studies beside training, and how long a large store takes to open.
 
 The same runs are trained twice: by a process that calls `train` on one after the other, and by
-`precrop study run` with one process. The share is what the study took longer, of the first: its
-processes, planning, rows, progress. A start-up that a study has once, however long it is, is told
-apart, since it says nothing of a longer study.
+`precrop study run` with one process. The share is the study's extra time, relative to the first:
+its processes, planning, rows, progress. Its start-up happens once, however long the study is, and
+is reported separately, since it says nothing about a longer study.
 
 The store has rows with a history of 160 epochs, all different, as a study of 10,000 runs has them.
 """
@@ -74,14 +74,14 @@ def overhead(data: str, recipe: str, epochs: int) -> dict[str, Any]:
 
 
 def in_a_loop(cells: Sequence[Cell], output: Path) -> None:
-    """What anyone would write who has no study: plan and train, one after the other."""
+    """Plan and train one cell after the other, as without a study."""
     data = load_data(cells[0].data, image_size=cells[0].image_size)
     for cell in cells:
         train(prepare(cell, data).run, data=data, output=output, loggers=("csv",))
 
 
 def opening(runs: int, epochs: int) -> dict[str, Any]:
-    """Seconds to open a store of that many runs."""
+    """Time the opening of a store of this many runs."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "store"
         store = Store.open(path, create=True)
@@ -106,7 +106,7 @@ def opening(runs: int, epochs: int) -> dict[str, Any]:
 
 
 def made(number: int, epochs: int, chance: random.Random) -> Row:
-    """A row of a ResNet-20's size whose figures no other row has."""
+    """Make a row as large as a ResNet-20's, with figures that no other row has."""
     layers = [f"layer{n // 6}.{n % 6}.conv" for n in range(22)]
     history = tuple(
         {"epoch": n, **{name: chance.random() for name in FIGURES}} for n in range(epochs)
@@ -192,7 +192,7 @@ def _opening_section(rows: int) -> Section:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables, and write them where ``--markdown`` says."""
+    """Measure, print the tables, and write them to the file of ``--markdown``."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="digits", help="as for precrop train")
     parser.add_argument("--recipe", default="digits")

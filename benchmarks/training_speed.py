@@ -62,7 +62,7 @@ class Variant:
         macs: share of the MACs that the network is planned to; 1.0 is the dense one.
         divisor: of the plan's widths.
         precision: as in a recipe.
-        together: whether narrow batch norms are read over several pixels at once.
+        together: whether narrow batch norms read several pixels as one.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Variant:
 
 
 def variants(macs: float) -> list[Variant]:
-    """Everything that takes turns."""
+    """Return everything that takes turns."""
     cropped = [Variant(f"plan, divisor {n}", macs=macs, divisor=n) for n in DIVISORS]
     return [
         Variant("dense, bare loop", loop="bare"),
@@ -87,7 +87,7 @@ def variants(macs: float) -> list[Variant]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, and write Markdown where asked."""
+    """Measure, print, and write Markdown if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every variant (default 3)")
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _apart(variant: Variant, steps: int) -> dict[str, float]:
-    """The figures of a variant, measured in a process of its own."""
+    """Measure a variant in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.training_speed", "--steps", str(steps)]
     done = subprocess.run(
         [*command, "--measure", json.dumps(asdict(variant))],
@@ -138,14 +138,14 @@ def _apart(variant: Variant, steps: int) -> dict[str, float]:
 
 
 def measured(variant: Variant, steps: int) -> dict[str, float]:
-    """Images per second, and seconds of an epoch of CIFAR-10's size where one ran."""
+    """Return images per second and, for `precrop train`, seconds of an epoch of CIFAR-10's size."""
     if variant.loop == "bare":
         return {"images_per_second": bare_loop(_network(variant), steps)}
     return precrop_train(variant, steps)
 
 
 def bare_loop(network: nn.Module, steps: int) -> float:
-    """Images per second of a loop that does nothing but train: the median of its epochs."""
+    """Return images per second of a loop that only trains: the median of its epochs."""
     network.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         network.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -175,7 +175,7 @@ def _step(
 
 
 def precrop_train(variant: Variant, steps: int) -> dict[str, float]:
-    """The same figures of `precrop.training.loop.train`."""
+    """Return the same figures for `precrop.training.loop.train`."""
     data = _images(steps)
     run = Run(
         model=ModelSpec(MODEL, {"num_classes": CLASSES}),
@@ -201,7 +201,7 @@ def precrop_train(variant: Variant, steps: int) -> dict[str, float]:
 
 
 def _images(steps: int) -> ImageData:
-    """Random images: so many training steps, and CIFAR-10's proportion of held-out ones."""
+    """Make random images for so many steps, with held-out ones in CIFAR-10's proportion."""
     chance = torch.Generator().manual_seed(0)
     train_count = steps * BATCH
     counts = (train_count, train_count * TEST_IMAGES // TRAIN_IMAGES)
@@ -229,7 +229,7 @@ def _plan(variant: Variant) -> Plan:
 
 
 def _speeds(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Section:
-    """The dense network in both loops."""
+    """Compare the dense network in both loops."""
     bare, ours = "dense, bare loop", "dense"
     rows: list[Row] = []
     for name, title in ((bare, "bare loop"), (ours, "precrop train")):
@@ -250,7 +250,7 @@ def _speeds(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Section:
 def _epochs(
     order: Sequence[Variant], found: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> Section:
-    """Epochs next to the dense one of the same precision."""
+    """Compare epochs with the dense one of the same precision."""
     trained = [variant for variant in order if variant.loop == "precrop"]
     medians = {v.name: spread([f["epoch"] for f in found[v.name]]) for v in trained}
     rows = []
@@ -277,7 +277,7 @@ def _share(plan: Plan) -> float:
 
 
 def _parts(macs: float) -> Section:
-    """What a training step of the dense network and of the plan with divisor 8 consists of."""
+    """Compare the parts of a training step of the dense network and of the plan with divisor 8."""
     dense = _profiled(Variant("dense"))
     cropped = _profiled(Variant("plan", macs=macs, divisor=8))
     rows = [
@@ -299,7 +299,7 @@ def _parts(macs: float) -> Section:
 
 
 def _depthwise(macs: float) -> Section:
-    """Training steps of networks with depthwise convolutions, on PyTorch's kernels and on ours."""
+    """Compare training steps with depthwise convolutions on PyTorch's kernels and on ours."""
     rows: list[Row] = []
     for name in DEPTHWISE:
         dense = load_model(name, {})
@@ -319,7 +319,7 @@ def _depthwise(macs: float) -> Section:
 
 
 def _steps_in_turns(network: nn.Module) -> tuple[float, float]:
-    """Median seconds of a training step on PyTorch's kernels, and on ours."""
+    """Return the median seconds of a training step on PyTorch's kernels, and on ours."""
     network = network.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, fused=True)
     images = torch.randn(BATCH, *SHAPE).to(memory_format=torch.channels_last)
@@ -337,14 +337,14 @@ def _steps_in_turns(network: nn.Module) -> tuple[float, float]:
 
 
 def _on_our_kernels(network: nn.Module, images: Tensor) -> Tensor:
-    """A forward pass as `precrop train` does it on a CPU."""
+    """Run a forward pass as `precrop train` does on a CPU."""
     with CpuKernels():
         logits: Tensor = network(images)
         return logits
 
 
 def _profiled(variant: Variant, steps: int = 20) -> dict[str, float]:
-    """Milliseconds of a step by kind of operation."""
+    """Return the milliseconds of a step by kind of operation."""
     network = _network(variant).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         network.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
@@ -375,7 +375,7 @@ def _kind(operation: str) -> str:
 
 
 def _cpu() -> str:
-    """What the CPU calls itself, and whether it computes in bf16."""
+    """Return the CPU's name, and whether it computes in bf16."""
     features = torch.cpu.get_capabilities()
     bf16 = any(features[name] for name in ("avx512_bf16", "amx_bf16"))
     return f"{features['cpu_name']} {'with' if bf16 else 'without'} bf16"

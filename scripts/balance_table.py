@@ -8,7 +8,7 @@ BALANCES = (0.0, 0.1, 1.0, 10.0)
 
 
 def main() -> None:
-    """Plan the network once per balance and print the table in Markdown."""
+    """Plan the network once per balance, and print the table in Markdown."""
     model = cifar_vgg16_bn()
     plans = [
         precrop.plan(model, (3, 32, 32), params=SHARE, macs=SHARE, balance=balance, divisor=1)

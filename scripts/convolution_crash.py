@@ -53,7 +53,7 @@ CHANNELS: tuple[str | int, ...] = (2, 4, 7, 8)
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, and how."""
+    """A network to train, and how."""
 
     network: str | int  # a ResNet-20 of `NETWORKS`, or the input channels of one 1x1 convolution
     layout: str = "channels_last"  # of images and weights in memory
@@ -72,7 +72,7 @@ HOW = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the log lacks, print the tables, and write Markdown where asked."""
+    """Run what the log lacks, print the tables, and write Markdown if asked."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--log", type=Path, required=True, help="a line for every combination")
@@ -110,7 +110,7 @@ def _known(log: Path) -> Iterator[tuple[Case, str]]:
 
 
 def outcome(case: Case) -> str:
-    """How a process ends that trains it: ``trains``, ``hangs``, or the signal that killed it."""
+    """Return how a process that trains it ends: ``trains``, ``hangs``, or the signal it died of."""
     command = [sys.executable, "-m", "scripts.convolution_crash", "--log", os.devnull, "--case"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **CHECKS, **(AVX2 if case.avx2 else {})}
     try:
@@ -132,7 +132,7 @@ def outcome(case: Case) -> str:
 
 
 def train(case: Case) -> None:
-    """A few steps of SGD on random images, as anyone writes them."""
+    """Train for a few steps of SGD on random images, in an ordinary loop."""
     layout = getattr(torch, case.layout)
     channels, network = _network(case.network)
     network.to(memory_format=layout)
@@ -151,7 +151,7 @@ def train(case: Case) -> None:
 
 
 def _network(name: str | int) -> tuple[int, nn.Module]:
-    """Channels of the images, and the network."""
+    """Return the number of channels of the images, and the network."""
     if isinstance(name, int):
         convolution = nn.Conv2d(name, 10, 1, stride=2, bias=False)
         return name, nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten())

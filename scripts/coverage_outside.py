@@ -1,9 +1,9 @@
 """Measures networks of other people's packages and writes docs/coverage-outside.md.
 
-Run from the repository's root: ``make coverage-outside``, which installs the packages into an
-environment of their own. What is in the cache isn't measured again, so an interrupted run goes on
-where it was; delete the file after precrop changed. Every network is measured in a process of its
-own, which is ended if it takes too long. No weights are loaded: networks are random, and small.
+Run from the repository's root: ``make coverage-outside``, which installs the packages into a
+separate environment. What is in the cache isn't measured again, so an interrupted run resumes;
+delete the file after a change of precrop. Every network is measured in its own process, which is
+killed if it takes too long. No weights are loaded: networks are random, and small.
 """
 
 import argparse
@@ -47,7 +47,7 @@ Run = Callable[[nn.Module, Outside], list[Any]]
 
 @dataclass
 class OutsideMeasurement(Measurement):
-    """What came out for a network of another package."""
+    """The result for one network of another package."""
 
     limits: str = ""  # what the network itself can't do, which isn't asked of the cropped one
     ended: str = ""  # why the process that measured it was ended, or ``""``
@@ -59,12 +59,12 @@ class OutsideMeasurement(Measurement):
 
     @property
     def exact(self) -> bool:
-        """Whether parameters and MACs, before and after, are what anyone counts."""
+        """Whether parameters and MACs, before and after cropping, equal the independent counts."""
         return self.exact_params and self.exact_macs is True
 
     @property
     def error(self) -> str:
-        """Why it doesn't run, if it doesn't."""
+        """Why it doesn't run, or nothing if it does."""
         return self.ended or self.plan_error or self.build_error or self.run_error
 
     @property
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def measure_all(chosen: Sequence[Outside], cache: Path, jobs: int) -> dict[str, OutsideMeasurement]:
-    """Results by name, from the cache where it has them; new ones are appended to it."""
+    """Return results by name, from the cache if it has them; new ones are appended to it."""
     known = read_cache(cache, OutsideMeasurement)
     waiting = [entry for entry in chosen if entry.name not in known]
     running: list[Apart] = []
@@ -114,7 +114,7 @@ def measure_all(chosen: Sequence[Outside], cache: Path, jobs: int) -> dict[str, 
 
 
 class Apart:
-    """A measurement in a process of its own: it may hang, crash, or change what is global."""
+    """A measurement in its own process, since it may hang, crash, or change global state."""
 
     def __init__(self, entry: Outside) -> None:
         context = multiprocessing.get_context("fork")
@@ -126,7 +126,7 @@ class Apart:
         self.end = time.monotonic() + SECONDS
 
     def result(self) -> OutsideMeasurement | None:
-        """What came out; None as long as nothing did."""
+        """The result; None while there is none."""
         found = OutsideMeasurement(self.name)
         if self.receiver.poll():
             try:
@@ -153,7 +153,7 @@ def _report(entry: Outside, sender: Any) -> None:
 def measure(entry: Outside) -> OutsideMeasurement:
     """Plan at half the parameters and half the MACs, build, count, run in both modes.
 
-    What runs is a copy: some networks change when they run.
+    Copies are run, since some networks change when they run.
     """
     found = OutsideMeasurement(entry.name)
     model = entry.network()
@@ -203,7 +203,7 @@ def measure(entry: Outside) -> OutsideMeasurement:
 
 
 def _leave_out_alike(original: Make, built: Make, entry: Outside) -> bool:
-    """Whether both networks leave out layers at random, and over many passes the same ones."""
+    """Whether both networks leave out layers at random and, over many passes, the same ones."""
     wanted, made = (
         {repr(_trained(seed)(make(), entry)) for seed in range(PASSES)}
         for make in (original, built)
@@ -212,7 +212,7 @@ def _leave_out_alike(original: Make, built: Make, entry: Outside) -> bool:
 
 
 def _copied(model: nn.Module, make: Make) -> nn.Module:
-    """A copy, or where Python can't make one a network that is made again."""
+    """Return a copy of the network, or make it again if Python can't copy it."""
     try:
         return copy.deepcopy(model)
     except RuntimeError:
@@ -220,10 +220,10 @@ def _copied(model: nn.Module, make: Make) -> nn.Module:
 
 
 def counted_macs(model: nn.Module, entry: Outside) -> int:
-    """MACs of an eval pass at batch 1 by PyTorch's own counter, on the CPU.
+    """Return the MACs of an eval pass at batch 1 by PyTorch's own counter, on the CPU.
 
-    It doesn't know fused kernels of the CPU (attention, recurrent layers), so that they are
-    switched off; its hooks need a network whose parameters want no gradients.
+    The counter doesn't know the CPU's fused kernels (attention, recurrent layers), so they are
+    switched off; its hooks need a network whose parameters require no gradients.
     """
     args, kwargs = entry.inputs(1)
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -251,7 +251,7 @@ def _evaluated(batch: int) -> Run:
 
 
 def _trained(seed: int) -> Run:
-    """Shapes of the outputs, parameters with gradients, and whether all of them are finite."""
+    """Return a run in train mode: output shapes, parameters with gradients, and finiteness."""
 
     def run(model: nn.Module, entry: Outside) -> list[Any]:
         args, kwargs = entry.inputs(2)
@@ -285,7 +285,7 @@ def _difference(made: list[Any], expected: list[Any]) -> str:
 
 
 def page(rows: Sequence[OutsideMeasurement]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *PACKAGES))
     left = len(NETWORKS) - len(rows)
     missing = [f"{left} more networks of the list were not measured when this was written."]
@@ -314,7 +314,7 @@ def page(rows: Sequence[OutsideMeasurement]) -> str:
 
 
 def summary(rows: Iterable[OutsideMeasurement]) -> list[str]:
-    """How many networks come out right, and those that don't."""
+    """Return how many networks come out right, and those that don't."""
     rows = list(rows)
     right = [found for found in rows if found.right]
     frozen = [found for found in right if found.frozen > 0.05]

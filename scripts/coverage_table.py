@@ -1,9 +1,9 @@
 """Measures every network of the coverage matrix and writes docs/coverage.md.
 
 Run from the repository's root: ``python -m scripts.coverage_table --cache coverage.jsonl``. What is
-in the cache isn't measured again, so an interrupted run goes on where it was; delete the file after
-precrop changed. ``--groups`` also rewrites the recorded numbers of independent widths: only after
-they were looked at one by one, since the tests compare with them.
+in the cache isn't measured again, so an interrupted run resumes; delete the file after a change of
+precrop. ``--groups`` also rewrites the recorded numbers of independent widths: use it only after
+checking them one by one, since the tests compare with them.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure_all(networks: Sequence[Entry], cache: Path) -> dict[str, Measurement]:
-    """Results by name, from the cache where it has them; new ones are appended to it."""
+    """Return results by name, from the cache if it has them; new ones are appended to it."""
     known = read_cache(cache, Measurement)
     columns = (TextColumn("{task.description:45}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn()) as progress, warnings.catch_warnings():
@@ -64,7 +64,7 @@ def keep(found: Measurement, cache: Path) -> None:
 
 
 def read_cache(cache: Path, kind: type[M]) -> dict[str, M]:
-    """What earlier runs measured; a last line that was cut off is measured again."""
+    """Return the results of earlier runs; a last line that was cut off is measured again."""
     known = {}
     for line in cache.read_text().splitlines() if cache.exists() else []:
         try:
@@ -76,7 +76,7 @@ def read_cache(cache: Path, kind: type[M]) -> dict[str, M]:
 
 
 def page(rows: Sequence[tuple[Entry, Measurement]]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     import timm
     import torchvision
 
@@ -107,7 +107,7 @@ def page(rows: Sequence[tuple[Entry, Measurement]]) -> str:
 
 
 def summary(rows: Iterable[tuple[Entry, Measurement]]) -> list[str]:
-    """How many networks of each kind there are, and how many use their binding budget."""
+    """Return how many networks of each kind there are, and how many use their binding budget."""
     total: Counter[str] = Counter()
     used: Counter[str] = Counter()
     for entry, found in rows:

@@ -1,8 +1,8 @@
-"""What turns the repository's Markdown into one site: a hook of mkdocs, see mkdocs.yml.
+"""A hook of mkdocs that turns the repository's Markdown into one site; see mkdocs.yml.
 
-Pages of ``docs/`` stay where they are. README.md becomes the first page, and whatever else a page
-links to (results, studies, examples) comes along under ``repo/``, so that no link leaves the site
-or leads nowhere. Links in fenced code are none.
+Pages of ``docs/`` stay where they are. README.md becomes the first page, and all other files that a
+page links to (results, studies, examples) are added under ``repo/``, so that no link leaves the
+site or is dead. Links in fenced code do not count.
 """
 
 import os
@@ -19,17 +19,17 @@ _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:)([^)\s]+)\)")
 
 
 def prose(text: str) -> str:
-    """A page without its fenced code; every character that stays keeps its place."""
+    """Blank out a page's fenced code; every other character keeps its place."""
     return _FENCED.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
 
 
 def links(text: str) -> Iterator[re.Match[str]]:
-    """Relative links of a page: their words and where they lead."""
+    """Yield the relative links of a page: their words and targets."""
     return _LINK.finditer(prose(text))
 
 
 def target(page: PurePosixPath, link: str) -> tuple[PurePosixPath, str]:
-    """The file that a page's link leads to, in the repository, and the anchor in it."""
+    """Return the file of the repository that a page's link leads to, and the anchor in it."""
     path, _, anchor = link.partition("#")
     if not path:
         return page, anchor
@@ -40,7 +40,7 @@ def target(page: PurePosixPath, link: str) -> tuple[PurePosixPath, str]:
 
 
 def place(path: PurePosixPath) -> PurePosixPath:
-    """Where a file of the repository lies in the site."""
+    """Return the path in the site of a file of the repository."""
     if path == FIRST:
         return PurePosixPath("index.md")
     if path.parts[0] == "docs":
@@ -49,7 +49,7 @@ def place(path: PurePosixPath) -> PurePosixPath:
 
 
 def origin(place: PurePosixPath) -> PurePosixPath:
-    """The file of the repository that lies somewhere in the site."""
+    """Return the file of the repository with this path in the site."""
     if place == PurePosixPath("index.md"):
         return FIRST
     if place.parts[0] == "repo":
@@ -58,7 +58,7 @@ def origin(place: PurePosixPath) -> PurePosixPath:
 
 
 def moved(text: str, page: PurePosixPath) -> str:
-    """A page with links as they are in the site; one to a bare folder is its words alone."""
+    """Return a page with the site's links; one to a folder without a page becomes its words."""
     parts, end = [], 0
     for link in links(text):
         file, anchor = target(page, link[2])
@@ -72,7 +72,7 @@ def moved(text: str, page: PurePosixPath) -> str:
 
 
 def beside() -> list[PurePosixPath]:
-    """Files outside of ``docs/`` that the site's pages lead to, over any number of links."""
+    """List the files outside of ``docs/`` that the pages lead to, directly or by other pages."""
     pages = [PurePosixPath(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")]
     todo = [FIRST, *sorted(pages)]
     seen = set(todo)
@@ -89,7 +89,7 @@ def beside() -> list[PurePosixPath]:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Of mkdocs: the files of the site."""
+    """Add these files to the site (called by mkdocs)."""
     from mkdocs.structure.files import File
 
     for path in beside():
@@ -99,5 +99,5 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Of mkdocs: a page before it becomes HTML."""
+    """Adapt a page's links before it becomes HTML (called by mkdocs)."""
     return moved(markdown, origin(PurePosixPath(page.file.src_uri)))

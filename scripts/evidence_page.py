@@ -1,7 +1,7 @@
-"""Writes docs/evidence.md: the text of scripts/evidence.md with measured tables in its places.
+"""Writes docs/evidence.md: scripts/evidence.md with its placeholders replaced by measured results.
 
-A place is ``{{name}}``. Everything comes from files in results that other commands wrote; nothing
-is measured here, and no figure is typed by hand.
+A placeholder is ``{{name}}``. Everything comes from files in results that other commands wrote;
+nothing is measured here, and no figure is typed by hand.
 """
 
 import argparse
@@ -57,7 +57,7 @@ FEW = 5
 
 
 def objectives_table(found: Mapping[str, Any]) -> str:
-    """Candidates of the search, each judged on the data set that it was not chosen on."""
+    """Return the search's candidates, each judged on the data set that it was not chosen on."""
     lines = [
         "| held out | candidate | budgets | SynExp | candidate | difference |",
         "|---|---|---|---:|---:|---:|",
@@ -77,13 +77,13 @@ def objectives_table(found: Mapping[str, Any]) -> str:
 
 
 def ceiling(known: Sources, kind: str, budgets: str) -> str:
-    """What the plan gains over uniform width and what the best network does, on every data set."""
+    """Return the plan's and the best network's gain over uniform width on every data set."""
     gain, best = (known.gains(kind, budgets, column) for column in ("gain", "possible"))
     return ", ".join(f"{gain[name][0]:+.2f} of {best[name][0]:+.2f}" for name in NAMES)
 
 
 def invariance_table(known: Sources) -> str:
-    """Enumerations of masks and weights."""
+    """Return the table of the enumerations of masks and weights."""
     rows = [
         (row["what"], f"{row['networks']:,}", f"{row['over synexp']:.9f}")
         for row in known.invariance
@@ -92,7 +92,7 @@ def invariance_table(known: Sources) -> str:
 
 
 def scatter_table(known: Sources) -> str:
-    """How far trained runs scatter, by setting and budget."""
+    """Return the scatter of trained runs, by setting and budget."""
     lines = [
         "| network, data, recipe | budget | pooled standard deviation | degrees of freedom "
         "| of single variants |",
@@ -113,7 +113,7 @@ def scatter_table(known: Sources) -> str:
 
 
 def seed_correlation(frame: ResultFrame) -> float:
-    """How much runs of one seed are alike, over all pairs of variants of a setting and budget."""
+    """Return how runs of one seed correlate, over all pairs of variants of a setting and budget."""
     products, squares = 0.0, 0.0
     for one, other in combinations(frame.groups, 2):
         alike = one.setting == other.setting and one.budget == other.budget
@@ -131,7 +131,7 @@ def seed_correlation(frame: ResultFrame) -> float:
 
 
 def reach(known: Sources, seeds: int = 3) -> str:
-    """Median half-widths of the intervals of comparisons of so few seeds, pooled and of pairs."""
+    """Return median half-widths of the intervals from few seeds, pooled and of seed pairs alone."""
     judged = [j for verdict in known.reported.values() for j in verdict.judged]
     few = [j.comparison for j in judged if len(j.comparison.seeds) == seeds]
     pooled, paired = (
@@ -145,10 +145,10 @@ def reach(known: Sources, seeds: int = 3) -> str:
 
 
 def summary(known: Sources, page: str) -> str:
-    """The verdict in a few lines, for the page's head and the README.
+    """Return the verdict in a few lines, for the page's head and the README.
 
     Args:
-        known: what was found.
+        known: all measured results.
         page: the path of the page with all verdicts.
     """
     rho = known.correlations("synexp", "raw")
@@ -206,7 +206,7 @@ def _shares(found: pd.Series) -> str:
 
 
 def published_means(known: Sources) -> str:
-    """How near SynExp and uniform width come to published widths, over all networks."""
+    """Return how close SynExp's and uniform widths come to published ones, over all networks."""
     frame = known.found.published
     means = frame.groupby("chosen by")[["rho", "distance"]].mean()
     nearer = frame.pivot_table(
@@ -222,19 +222,19 @@ def published_means(known: Sources) -> str:
 
 
 def macs_share(known: Sources) -> str:
-    """Which share of the best network's gain a plan reaches by MACs alone, over all data sets."""
+    """Return the share of the best network's gain that plans reach with a budget of MACs alone."""
     gain, best = (known.gains("sensible", "MACs alone", name) for name in ("gain", "possible"))
     return f"{np.mean([gain[name][0] / best[name][0] for name in NAMES]):.0%}"
 
 
 def macs_shown(known: Sources, kind: str) -> str:
-    """The data sets on which networks of a kind show that they gain by MACs alone."""
+    """Name the data sets on which networks of a kind are shown to gain by MACs alone."""
     shown = known.better(known.gains(kind, "MACs alone"))
     return ", ".join(NAMES[name] for name in shown) or "none"
 
 
 def places(known: Sources) -> dict[str, Callable[[], str]]:
-    """What every place in the text stands for."""
+    """Return the content of every placeholder in the text."""
     found = known.found
     both = {"gain": "both", "macs": "MACs alone", "params": "parameters alone"}
     both |= {"whole": "PreConfig, both whole", "fewer": "PreConfig, 80% of the parameters"}
@@ -274,16 +274,16 @@ def places(known: Sources) -> dict[str, Callable[[], str]]:
 
 
 def _in_lines(command: str) -> str:
-    """A long command as a block of code."""
+    """Return a long command as a code block."""
     lines = textwrap.wrap(command, 90, **UNBROKEN)
     return "    " + " \\\n        ".join(lines)
 
 
 def page(text: str, known: Sources) -> str:
-    """The text with every place filled.
+    """Return the text with every placeholder replaced.
 
     Raises:
-        KeyError: a place that stands for nothing.
+        KeyError: a placeholder has no content.
     """
     filled = places(known)
     content = re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]](), text)
@@ -291,7 +291,7 @@ def page(text: str, known: Sources) -> str:
 
 
 def _wrapped(part: str) -> str:
-    """A paragraph with its lines broken anew; lists, tables and the like as they are."""
+    """Wrap a paragraph's lines again; lists, tables and the like stay as they are."""
     is_prose = part[:1].isalnum() or part[:1] in "`*(["
     return textwrap.fill(part, 100, **UNBROKEN) if is_prose else part
 

@@ -1,4 +1,4 @@
-"""How far the two exact objectives differ, for docs/method.md: plans for SynExp and for E[R].
+"""Compares plans for the two exact objectives, SynExp and E[R], for docs/method.md.
 
 Run from the repository's root: ``python -m scripts.exact_table``.
 """
@@ -16,7 +16,7 @@ BUDGETS: tuple[dict[str, Any], ...] = ({"params": 0.3, "macs": 0.3}, {"params": 
 
 
 def main() -> None:
-    """Plan every network for both objectives and print the table in Markdown."""
+    """Plan every network for both objectives, and print the table in Markdown."""
     warnings.simplefilter("ignore")
     print("| network | budgets | ln SynExp: default | exact | exact-output | widths apart | most |")
     print("|---|---|---:|---:|---:|---:|---:|")
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def print_row(name: str, model: torch.nn.Module, shape: Any, budgets: dict[str, Any]) -> None:
-    """Log SynExp at each plan's own densities, and how far outputs of layers differ in width."""
+    """Print log SynExp at each plan's own densities, and how far the layers' widths differ."""
     plans = [
         precrop.plan(model, shape, objective=objective, divisor=1, **budgets)
         for objective in ("synexp", "exact", "exact-output")

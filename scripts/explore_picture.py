@@ -9,7 +9,7 @@ TARGET = Path(__file__).parent.parent / "docs" / "images" / "explore.png"
 
 
 def main() -> None:
-    """Serve the page, move two budgets, and write what is seen."""
+    """Serve the page, move two of its budgets, and save a picture of it."""
     with served(app("resnet50", names=[])) as address, browser() as page:
         opened(page, address)
         for share, value in (("share-params", 40), ("share-macs", 30)):

@@ -1,12 +1,12 @@
 """Exports every network of the coverage matrix to pt2 and ONNX and writes docs/export.md.
 
 Run from the repository's root: ``python -m scripts.export_table --cache results/exports.jsonl
---markdown docs/export.md``; with ``--crop 0.5`` the networks are cropped to half their MACs before.
-What is in the cache isn't exported again, so an interrupted run goes on where it was, and dense and
-cropped networks go into one page. Every network is exported in a process of its own kind: one that
-hangs or dies is recorded, tried again by the next run, and stops nothing.
+--markdown docs/export.md``; with ``--crop 0.5`` the networks are first cropped to half their MACs.
+What is in the cache isn't exported again, so an interrupted run resumes, and dense and cropped
+networks go into one page. Networks are exported in worker processes: a network that hangs or kills
+its process is recorded, stops nothing, and is tried again by the next run.
 
-Exits with status 1 where a network fails that PyTorch itself exports.
+Exits with status 1 if a network fails that PyTorch itself exports.
 """
 
 import argparse
@@ -52,7 +52,7 @@ PER_PROCESS = 20
 
 @dataclass
 class Attempt:
-    """What came out for one network in one format."""
+    """The result for one network in one format."""
 
     batch: int | None = None  # the one batch size of the file, or None for any
     difference: float | None = None  # the largest from PyTorch's outputs, relative to their scale
@@ -66,18 +66,18 @@ class Attempt:
 
     @property
     def ours(self) -> bool:
-        """Whether PyTorch itself exports what we do not."""
+        """Whether we fail to export what PyTorch itself exports."""
         return bool(self.error) and not self.torch_error
 
     @property
     def ours_any(self) -> bool:
-        """The same of a dynamic batch."""
+        """The same for a dynamic batch size."""
         return bool(self.any_error) and not (self.error or self.torch_any_error)
 
 
 @dataclass
 class Result:
-    """What came out for one network; plain values, so that it can be kept as a line of JSON."""
+    """The results for one network, as plain values that fit in a line of JSON."""
 
     name: str  # of the network
     crop: float | None  # the share of its MACs that it was cropped to, or None
@@ -86,19 +86,19 @@ class Result:
     seconds: float = 0.0  # in all
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the result as one line."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Result":
-        """The inverse of `to_json`."""
+        """Read what `to_json` returned."""
         content = json.loads(text)
         content["formats"] = {n: Attempt(**one) for n, one in content["formats"].items()}
         return cls(**content)
 
     @property
     def sound(self) -> bool:
-        """Whether every failure is PyTorch's."""
+        """Whether PyTorch itself has all failures, too."""
         found = self.formats.values()
         return not self.stopped and not any(one.ours or one.ours_any for one in found)
 
@@ -130,7 +130,7 @@ def main() -> int:
 
 
 def read_cache(cache: Path) -> dict[tuple[str, float | None], Result]:
-    """What earlier runs found; what was stopped or cut off is to be done again."""
+    """Return the results of earlier runs, except those that were stopped or cut off."""
     known = {}
     for line in cache.read_text().splitlines() if cache.exists() else []:
         try:
@@ -157,7 +157,7 @@ class Worker:
         self.done = 0
 
     def result(self, entry: Entry, crop: float | None, timeout: float) -> Result:
-        """The result for one network; where there is none in time, the process is gone."""
+        """Return the result for one network; if there is none in time, the process is killed."""
         self.connection.send((entry, crop))
         self.done += 1
         try:
@@ -172,12 +172,12 @@ class Worker:
             return Result(entry.name, crop, stopped=f"its process died with status {code}")
 
     def stop(self) -> None:
-        """Let the process end."""
+        """Let the process end by itself."""
         self.connection.close()
         self.process.join()
 
     def kill(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self.process.kill()
         self.process.join()
         self.done = PER_PROCESS
@@ -186,7 +186,7 @@ class Worker:
 def export_all(
     networks: Sequence[Entry], crop: float | None, timeout: float, threads: int
 ) -> Iterator[Result]:
-    """Results in the order of the networks."""
+    """Yield the results in the order of the networks."""
     columns = (TextColumn("{task.description:45}"), BarColumn(), MofNCompleteColumn())
     worker: Worker | None = None
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
@@ -206,7 +206,7 @@ def export_all(
 
 
 def serve(connection: Connection, threads: int) -> None:
-    """Answer with results until nothing is asked any more."""
+    """Export the networks that come through the connection, until it is closed."""
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")  # networks' own
     sys.stdout = sys.stderr = io.StringIO()  # exporters print whole graphs where they fail
@@ -222,7 +222,7 @@ def serve(connection: Connection, threads: int) -> None:
 
 
 def export_one(entry: Entry, crop: float | None) -> Result:
-    """Export a network in every format, for any batch size or else for one."""
+    """Export a network in every format, for any batch size if possible, else for one."""
     start = time.perf_counter()
     result = Result(entry.name, crop)
     torch.manual_seed(0)
@@ -242,11 +242,11 @@ def export_one(entry: Entry, crop: float | None) -> Result:
 
 
 def settle(model: nn.Module, entry: Entry) -> None:
-    """Give an untrained network statistics and no zeros, so that comparing its outputs tells all.
+    """Give an untrained network statistics and no zeros, so that equal outputs prove something.
 
-    Parameters that start at zero (last layers, last norms) hide what lies behind them, and norms
-    without statistics let deep networks overflow. One pass in train mode gives norms half of what
-    they see. A detector trains on boxes that nobody has here; its backbone stands for it.
+    Parameters that start at zero (last layers, last norms) hide what comes before them, and norms
+    without statistics let deep networks overflow. One pass in train mode moves the statistics half
+    way to those of a batch. A detector needs boxes to train, so only its backbone runs.
     """
     with torch.no_grad():
         for parameter in model.parameters():
@@ -261,7 +261,7 @@ def settle(model: nn.Module, entry: Entry) -> None:
 
 
 def attempt(sources: Sequence[Exportable], name: str) -> Attempt:
-    """Export in one format from the first source that can be."""
+    """Export in one format, from the first source that works."""
     start = time.perf_counter()
     found = Attempt(error="")
     with tempfile.TemporaryDirectory() as folder:
@@ -286,14 +286,14 @@ def attempt(sources: Sequence[Exportable], name: str) -> Attempt:
 
 
 def plain(error: PrecropError) -> str:
-    """The error without the hint and without the temporary file's name."""
+    """Return the error without its hint and without the temporary file's name."""
     text = str(error).partition("; it may with one batch size")[0]
     head, _, tail = text.partition(" was not kept: ")
     return tail or head
 
 
 def bare(model: nn.Module, inputs: Inputs, name: str, batch: int | None) -> str:
-    """How PyTorch's own exporter fails, called as its documentation says; ``""`` if it doesn't."""
+    """Return how PyTorch's own exporter fails if called as documented; ``""`` if it doesn't."""
     args, _ = noise(inputs, model, batch or 2)
     shapes = None if batch else tuple({0: Dim("batch")} for _ in args)
     largest = 0.0
@@ -309,13 +309,13 @@ def bare(model: nn.Module, inputs: Inputs, name: str, batch: int | None) -> str:
 
 
 def bare_pt2(model: nn.Module, args: Sequence[Tensor], shapes: Any) -> Runs:
-    """What `torch.export` makes of a network."""
+    """Return what runs a network's `torch.export` program."""
     module = torch.export.export(model, tuple(args), dynamic_shapes=shapes).module()
     return lambda given: leaves(module(*given))
 
 
 def bare_onnx(model: nn.Module, args: Sequence[Tensor], shapes: Any) -> Runs:
-    """What ONNX Runtime makes of `torch.onnx.export`'s file."""
+    """Return what runs the file of `torch.onnx.export` in ONNX Runtime."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -337,7 +337,7 @@ BARE = {"pt2": bare_pt2, "onnx": bare_onnx}
 
 
 def leaves(outputs: Any) -> list[Tensor]:
-    """A network's tensors."""
+    """Return the tensors in a network's output."""
     return [leaf.detach() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
@@ -408,7 +408,7 @@ print(about["classes"][scores.argmax()])
 
 
 def page(results: Sequence[Result]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     order = {entry.name: place for place, entry in enumerate(entries())}
     crops = sorted({result.crop for result in results}, key=lambda crop: -(crop or 1))
     lines = [TEXT, "## The coverage matrix", "", *_conditions(), ""]

@@ -1,12 +1,12 @@
-"""Every kind of file that precrop reads, mutated at random and read again.
+"""Mutates every kind of file that precrop reads at random, and reads it again.
 
     python -m scripts.fuzz_files --count 2000 --log fuzz-files.jsonl
 
-A mutation changes bytes, or a value somewhere inside (then digests and checksums are made right
-again, as a stranger would). Reading it must end with exit status 0 and the right answer, or with
-status 2 (1 where cells have failed) and one line: never with a traceback, after a minute, or
-beyond a bound on memory. Each is numbered, and the same number makes the same mutation on any
-machine; what the log has is not done again.
+A mutation changes bytes, or a value somewhere inside (digests and checksums are then made to match,
+as an attacker would). Reading the file must end with exit status 0 and the right answer, or with
+status 2 (1 if cells have failed) and one line: never with a traceback, after more than a minute, or
+beyond a memory limit. Mutations are numbered, and a number makes the same mutation on any machine;
+what the log has is not done again.
 """
 
 import argparse
@@ -66,11 +66,11 @@ class Kind:
 
     Attributes:
         make: writes sound files into a folder.
-        files: what is mutated, below that folder.
-        inside: mutates a value inside of one of these files, in the place of bytes.
+        files: patterns, below that folder, of the files to mutate.
+        inside: mutates a value inside one of these files, as an alternative to bytes.
         words: command lines that read it.
-        same: whether a command that succeeds although bytes were changed must say what it says of
-            the sound file: there are digests.
+        same: whether a command that succeeds although bytes were changed must give the sound file's
+            answer, since there are digests.
     """
 
     make: Callable[[Path], None]
@@ -81,7 +81,7 @@ class Kind:
 
 
 def changed_value(content: Any, rng: random.Random) -> Any:
-    """The same content with one value in it replaced, dropped or doubled."""
+    """Replace, drop or double one value in the content."""
     places = [*_places(content)]
     owner, key = rng.choice(places) if places else ([content], 0)
     what = rng.random()
@@ -105,7 +105,7 @@ def _places(content: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def changed_bytes(content: bytes, rng: random.Random) -> bytes:
-    """The same bytes with a few changed, dropped, doubled or added."""
+    """Change, drop, double or add a few bytes."""
     for _ in range(rng.choice((1, 1, 1, 2, 8))):
         place, size = rng.randrange(len(content) + 1), rng.choice((1, 1, 4, 64))
         middle = {
@@ -246,7 +246,7 @@ def _store(folder: Path) -> None:
 
 
 def _inside_lines(path: Path, rng: random.Random) -> None:
-    """A value of one row, or a part of its text, under the right checksum."""
+    """Mutate a value of one row, or a part of its text, and write the matching checksum."""
     if path.suffix != ".jsonl":
         _inside_json(path, rng)
         return
@@ -374,7 +374,7 @@ KINDS = {
 
 
 def run(words: tuple[str, ...]) -> tuple[int | None, str, str]:
-    """Exit status, None after a traceback; what was printed; and what was said of errors."""
+    """Return the exit status (None after a traceback), the output, and the error output."""
     from precrop.cli.app import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -389,7 +389,7 @@ def run(words: tuple[str, ...]) -> tuple[int | None, str, str]:
 
 
 def sound(kind: str, root: Path) -> Path:
-    """A folder with the kind's sound files, made once, and what commands say of them."""
+    """Return a folder with the kind's sound files, which are made once."""
     folder = root / kind
     if not folder.is_dir():
         folder.mkdir(parents=True)
@@ -398,7 +398,7 @@ def sound(kind: str, root: Path) -> Path:
 
 
 def attempt(number: int, root: Path) -> dict[str, Any]:
-    """Make the mutation of a number, read it, and judge how that ends."""
+    """Make the mutation with this number, read it, and judge how that ends."""
     rng = random.Random(number)
     name = list(KINDS)[number % len(KINDS)]
     kind = KINDS[name]
@@ -422,7 +422,7 @@ def attempt(number: int, root: Path) -> dict[str, Any]:
 
 
 def problem_in(status: int | None, err: str) -> str | None:
-    """What is wrong with how a command ended, if anything is."""
+    """Return what is wrong with how a command ended, or None."""
     if status is None:
         return err
     lines = [line for line in err.splitlines() if line.startswith("precrop: error: ")]
@@ -449,7 +449,7 @@ def _sound_output(name: str, words: tuple[str, ...], root: Path) -> str:
 
 
 def _answer(out: str) -> Any:
-    """What was printed as JSON, without what is another time another one."""
+    """Return the JSON that was printed, without what differs from run to run."""
     content = json.loads(out)
     return {name: content[name] for name in content if name not in ("seconds", "history")}
 
@@ -458,7 +458,7 @@ def _answer(out: str) -> Any:
 
 
 def serve(pipe: Connection, root: Path) -> None:
-    """What a process does: attempt the numbers that come."""
+    """Attempt the mutations whose numbers come through the pipe: the main function of a process."""
     import torch
 
     import precrop.study.store
@@ -476,7 +476,7 @@ def serve(pipe: Connection, root: Path) -> None:
 
 
 class Worker:
-    """A process for mutations; one that hangs or dies is replaced."""
+    """A process that attempts mutations; one that hangs or dies is killed."""
 
     def __init__(self, root: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -487,7 +487,7 @@ class Worker:
         self.pipe.recv()
 
     def attempt(self, number: int) -> dict[str, Any] | None:
-        """The outcome; None if there was none, and the process is over."""
+        """Return the outcome; None if there was none, and the process was killed."""
         self.pipe.send(number)
         with contextlib.suppress(EOFError, OSError):
             if self.pipe.poll(SECONDS):
@@ -499,7 +499,7 @@ class Worker:
 
 
 def main() -> int:
-    """Run what the log does not have, and tell what is wrong."""
+    """Run what the log does not have, and report what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--log", type=Path, default=Path("fuzz-files.jsonl"))

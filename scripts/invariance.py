@@ -1,11 +1,11 @@
 """Is SynExp the same whatever is shuffled, drawn anew or removed? By enumeration, not by sampling.
 
-A network of three layers is small enough to go through every arrangement of its weights (shuffling)
-or every draw from a distribution of two values with the same mean (re-initialisation), and through
-every mask that keeps half of every layer's weights, kernels, filters or input channels, all layers
-independently. The mean of the sum of SynFlow's scores over all of them is compared with
-`precrop.synexp`, which knows densities alone. The last row removes hidden channels in both layers
-that have them, as a cropped network does: these masks are not independent, and the mean is another.
+A network of three layers is small enough to enumerate every arrangement of its weights (shuffling)
+or every draw from a distribution of two values with the same mean (re-initialisation), and every
+mask that keeps half of every layer's weights, kernels, filters or input channels, independently
+per layer. The mean over all of them of the sum of SynFlow's scores is compared with
+`precrop.synexp`, which only knows densities. The last row removes hidden channels from both layers
+that have them, as cropping does: these masks are not independent, and the mean differs.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Units = Callable[[tuple[int, ...]], list[Tensor]]
 
 
 def network() -> nn.Sequential:
-    """Eight weights, four and four; images of 2 channels and 1x2 pixels."""
+    """Return a network of eight, four and four weights; images have 2 channels, 1x2 pixels."""
     layers = nn.Sequential(
         nn.Conv2d(2, 2, (1, 2), bias=False),
         nn.ReLU(),
@@ -47,7 +47,7 @@ def network() -> nn.Sequential:
 
 
 def _units(shape: tuple[int, ...], index: Callable[[tuple[int, ...]], Any]) -> list[Tensor]:
-    """A mask for every unit: weights with one index belong together."""
+    """Return a mask for every unit: weights with the same index form a unit."""
     places = list(product(*map(range, shape)))
     names = sorted({index(place) for place in places})
     masks = [torch.tensor([float(index(p) == name) for p in places]) for name in names]
@@ -63,14 +63,14 @@ UNITS: dict[str, Units] = {
 
 
 def masks(shape: tuple[int, ...], units: Units) -> Iterator[Tensor]:
-    """Every mask that keeps half of the units."""
+    """Yield every mask that keeps half of the units."""
     every = units(shape)
     for kept in combinations(every, len(every) // 2):
         yield torch.stack(kept).sum(0)
 
 
 def shuffled(shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """Every arrangement of the layer's weights; equal ones count once."""
+    """Yield every arrangement of the layer's weights; equal ones count once."""
     count = math.prod(shape)
     for low in combinations(range(count), count // 2):
         values = torch.full((count,), HIGH, dtype=torch.float64)
@@ -79,13 +79,13 @@ def shuffled(shape: tuple[int, ...]) -> Iterator[Tensor]:
 
 
 def redrawn(shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """Every outcome of drawing each weight from the two values, equally likely."""
+    """Yield every outcome of drawing each weight from the two values, equally likely."""
     for values in product((LOW, HIGH), repeat=math.prod(shape)):
         yield torch.tensor(values, dtype=torch.float64).view(shape)
 
 
 def mean_of_scores(chosen: Sequence[Tensor]) -> tuple[float, int]:
-    """The mean sum of SynFlow's scores over all combinations, and how many there are.
+    """Return the mean sum of SynFlow's scores over all combinations, and their number.
 
     Args:
         chosen: a layer's weights times its masks, stacked: (choices, *shape).
@@ -101,7 +101,7 @@ def mean_of_scores(chosen: Sequence[Tensor]) -> tuple[float, int]:
 
 
 def independent(weights: Callable[[tuple[int, ...]], Iterator[Tensor]], units: Units) -> Any:
-    """All weights times all masks, layers independently."""
+    """Return all weights times all masks, for each layer independently."""
     return [
         torch.stack([w * m for w in weights(shape) for m in masks(shape, units)])
         for shape in SHAPES
@@ -109,7 +109,7 @@ def independent(weights: Callable[[tuple[int, ...]], Iterator[Tensor]], units: U
 
 
 def cropped() -> tuple[float, int]:
-    """One of two channels of both hidden widths stays, in all layers that have it."""
+    """Average over keeping one of two channels of both hidden widths, in all layers with it."""
     found, count = 0.0, 0
     for kept in product(range(2), repeat=2):
         arranged = [torch.stack(list(shuffled(shape))) for shape in SHAPES]
@@ -122,7 +122,7 @@ def cropped() -> tuple[float, int]:
 
 
 def measured() -> list[dict[str, Any]]:
-    """One row for every way to draw weights and every granularity."""
+    """Return one row per way to draw weights and granularity."""
     model, shape = network(), (2, 1, 2)
     names = [name for name, layer in model.named_modules() if hasattr(layer, "weight")]
     expected = precrop.synexp(model, shape, dict.fromkeys(names, 0.5))

@@ -1,4 +1,4 @@
-"""Searches objectives with other weights of the layers: chosen on two data sets, judged on a third.
+"""Searches objectives with other layer weights: chosen on two data sets, judged on a third.
 
 The family has five numbers. A layer weighs
 
@@ -7,12 +7,12 @@ The family has five numbers. A layer weighs
 
 and the balance is the fifth. SynExp is the member with 0, 0, 1, 0 and balance 1.
 
-Rules, fixed before any figure was seen. The criterion is the regret at budgets of both costs, of
+Rules, fixed before any figure was seen: the criterion is the regret with budgets of both costs, of
 MACs alone and of parameters alone, each kind's mean divided by uniform width's, averaged over kinds
-and over the two data sets; 150 trials of Optuna's TPE sampler with seed 0, the first of which is
-SynExp. A candidate is better on the held-out data set if the 95% interval of the paired difference
-of its regret to SynExp's, over budgets of both costs, lies below zero. It is worse on a kind of
-budgets if that kind's interval lies above zero and its mean above a tenth of the table's noise.
+and over the two data sets; 150 trials of Optuna's TPE sampler with seed 0, SynExp being the first.
+A candidate is better on the held-out data set if the 95% interval of the paired difference of its
+regret to SynExp's, with budgets of both costs, lies below zero. It is worse on a kind of budgets if
+that kind's interval lies above zero and its mean above a tenth of the table's noise.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Candidate:
         return Solution(problem, allocate(problem), problem.value)
 
     def weights(self, known: Structure) -> Floats:
-        """One weight a layer."""
+        """Return one weight per layer."""
         positions = np.array([layer.macs / layer.weights for layer in known.layers])
         counts = np.zeros(len(known.groups))
         for layer in known.layers:
@@ -79,24 +79,24 @@ Way = Callable[[Structure, Mapping[str, int]], Solution]
 
 
 def uniform(known: Structure, limits: Mapping[str, int]) -> Solution:
-    """One share of every width."""
+    """Scale every width by one share."""
     return Uniform()(program(known, limits, divisors=[STEP]))
 
 
 def _chosen(solution: Solution) -> Floats:
-    """Whole units, which are widths here."""
+    """Return the solution in whole units, which are widths here."""
     found = solution.allocation
     return np.asarray(round_units(solution.problem, found.log_ratios, found.multipliers), float)
 
 
 def _shared(layer: Layer, counts: Floats) -> float:
-    """Geometric mean of how many layers use the widths at both ends of a layer."""
+    """Return the geometric mean of how many layers use a layer's input and output widths."""
     ends = [counts[group] for end in (layer.inputs, layer.outputs) for group in end]
     return math.prod(ends) ** (1 / len(ends)) if ends else 1.0
 
 
 class Judge:
-    """Regrets of candidates on one data set; structures and budgets are made once."""
+    """Regrets of candidates on one data set; structures and budgets are computed once."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -105,7 +105,7 @@ class Judge:
         self.uniform = {kind: self.regrets(uniform, kind).mean() for kind in KINDS}
 
     def regrets(self, way: Way, kind: Sequence[str]) -> Floats:
-        """How far behind the best network each budget's is, in points."""
+        """Return how far behind the best network each budget's choice is, in points."""
         table = self.table
         found = []
         for params, macs in self.drawn:
@@ -119,13 +119,13 @@ class Judge:
         return np.array(found)
 
     def criterion(self, candidate: Candidate) -> float:
-        """Mean regret as a share of uniform width's, over the kinds of budgets."""
+        """Return the mean regret as a share of uniform width's, over the kinds of budgets."""
         shares = [self.regrets(candidate, kind).mean() / self.uniform[kind] for kind in KINDS]
         return float(np.mean(shares))
 
 
 def search(judges: Sequence[Judge]) -> Candidate:
-    """The candidate with the least criterion on these data sets."""
+    """Return the candidate with the lowest criterion on these data sets."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -150,7 +150,7 @@ def search(judges: Sequence[Judge]) -> Candidate:
 
 
 def held_out(judge: Judge, candidate: Candidate) -> dict[str, Any]:
-    """Differences of regret to SynExp on a data set that nothing was chosen on."""
+    """Return differences of regret to SynExp on a data set that nothing was chosen on."""
     found: dict[str, Any] = {}
     for kind in KINDS:
         ours, base = judge.regrets(candidate, kind), judge.regrets(Candidate(), kind)

@@ -2,7 +2,7 @@
 
 Each is a real class of its package, with random weights and small enough to be measured in seconds.
 Nothing here loads weights. The packages are those of constraints-outside.txt; they are imported
-only when a network is made, so that one that is missing costs its own networks and no others.
+only when a network is made, so that a missing one costs its own networks and no others.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ Input = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Outside:
-    """A network and what it reads."""
+    """A network and its inputs."""
 
     name: str  # the package and the network
     make: Make  # the network, with random weights
@@ -51,55 +51,55 @@ class Outside:
     drop_unused: bool = False  # leave out modules that no pass calls, if they exceed the budget
 
     def network(self) -> nn.Module:
-        """The network in eval mode; the same at every call."""
+        """Return the network in eval mode; it is the same at every call."""
         torch.manual_seed(0)
         return self.make().float().eval()
 
     def inputs(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What one forward pass at this batch size reads; the same at every call."""
+        """Return the inputs of a pass at this batch size; they are the same at every call."""
         torch.manual_seed(0)
         args = tuple(one(batch) for one in self.args)
         return args, {name: one(batch) for name, one in self.kwargs.items()}
 
 
 def floats(*shape: int) -> Input:
-    """Random numbers in [0, 1), as images and spectra have them."""
+    """Make random numbers in [0, 1), as images and spectra have them."""
     return lambda batch: torch.rand(batch, *shape)
 
 
 def normal(*shape: int) -> Input:
-    """Random numbers around 0, as waveforms and latents have them."""
+    """Make random numbers around 0, as waveforms and latents have them."""
     return lambda batch: torch.randn(batch, *shape)
 
 
 def ids(number: int, *shape: int) -> Input:
-    """Random indices into a table of ``number`` rows; the first two are left to special tokens."""
+    """Make random indices into a table of ``number`` rows; the first two are for special tokens."""
     return lambda batch: torch.randint(2, number, (batch, *shape))
 
 
 def ones(*shape: int, dtype: torch.dtype = torch.long) -> Input:
-    """A mask that hides nothing, or a length of one."""
+    """Make a mask that hides nothing, or a length of one."""
     return lambda batch: torch.ones(batch, *shape, dtype=dtype)
 
 
 def lengths(length: int) -> Input:
-    """The length of every sequence of the batch, all of them the longest."""
+    """Give every sequence of the batch its full length."""
     return lambda batch: torch.full((batch,), length)
 
 
 def always(value: Any) -> Input:
-    """The same for every batch size."""
+    """Return the same input for every batch size."""
     return lambda batch: value
 
 
 def found(path: str) -> Any:
-    """What ``package.module:name`` names."""
+    """Import what ``package.module:name`` names."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def of(path: str, *args: Any, **options: Any) -> Make:
-    """A call of ``package.module:name``."""
+    """Return a call of ``package.module:name``."""
     return lambda: found(path)(*args, **options)
 
 
@@ -304,20 +304,20 @@ MONAI = [
 
 
 def configured(name: str, head: str, **options: Any) -> nn.Module:
-    """A model of transformers, as ``ResNet`` and ``ForImageClassification`` name it together."""
+    """Return a model of transformers by two names, as ``ResNet`` and ``ForImageClassification``."""
     config = found(f"transformers:{name}Config")(**options)
     model: nn.Module = found(f"transformers:{name}{head}")(config)
     return model
 
 
 def hugging(name: str, head: str, inputs: dict[str, Input], **options: Any) -> Outside:
-    """A model of transformers with a configuration of ours."""
+    """Return a model of transformers with a configuration of ours."""
     make = partial(configured, name, head, **options)
     return Outside(f"transformers {name}{head}", make, (), inputs)
 
 
 def classifier(name: str, **options: Any) -> Outside:
-    """A model of transformers that classifies images."""
+    """Return a model of transformers that classifies images."""
     return hugging(name, "ForImageClassification", IMAGE, **options)
 
 
@@ -816,7 +816,7 @@ TORCHAUDIO = [
 
 
 def spandrel(path: str, size: int = 32, channels: int = 3, **options: Any) -> Outside:
-    """A network for restoring images; the path leaves out what all of them share."""
+    """A network that restores images; the path leaves out the common part."""
     folder, _, name = path.rpartition(":")
     make = of(f"spandrel.architectures.{folder}:{name}", **options)
     return Outside(f"spandrel {name}", make, (floats(channels, size, size),))
@@ -1240,13 +1240,13 @@ NETWORKS: tuple[Outside, ...] = (
 
 
 def prepare() -> None:
-    """Import the packages, and see to it that none of them asks a hub for anything."""
+    """Import the packages, and keep them from asking a hub for anything."""
     os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "YOLO_OFFLINE": "true"})
     _import_packages()
 
 
 def _import_packages() -> None:
-    """Here, once, rather than in the process of every network.
+    """Import them once here, rather than in the process of every network.
 
     torchaudio refuses a PyTorch made for another CUDA, which doesn't matter where no GPU is used.
     """
@@ -1258,7 +1258,7 @@ def _import_packages() -> None:
 
 
 def outputs(tree: Any) -> list[Tensor]:
-    """The floating tensors of whatever a network returns, wherever they are."""
+    """Return the floating-point tensors in whatever a network returns."""
     if isinstance(tree, Tensor):
         return [tree] if tree.is_floating_point() or tree.is_complex() else []
     if isinstance(tree, dict):

@@ -48,14 +48,14 @@ class Chain(nn.Module):
 
 
 def chain_flow(w: Weights, x: Tensor, pool: Pool) -> Tensor:
-    """The chain with nothing but weights and a pool."""
+    """The chain with only weights and a pool."""
     x = pool(F.conv2d(x, w["first.weight"], padding=1), 2)
     x = F.conv2d(F.conv2d(x, w["second.weight"], padding=1), w["third.weight"])
     return F.linear(x.mean((2, 3)), w["last.weight"])
 
 
 class Residual(nn.Module):
-    """A stem, a block around which its input is added, one with a projection, a classifier."""
+    """A stem, a residual block, a residual block with a projection, and a classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Residual(nn.Module):
 
 
 def residual_flow(w: Weights, x: Tensor, pool: Pool) -> Tensor:
-    """The residual network with nothing but weights; it has no pool."""
+    """The residual network with only weights; it has no pool."""
 
     def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:
         weight = w[f"{name}.weight"]
@@ -97,12 +97,12 @@ FLOWS: dict[str, Callable[[Weights, Tensor, Pool], Tensor]] = {
 
 
 def flow(name: str, weights: Weights, pool: Pool) -> Tensor:
-    """R: the sum of a linear network's outputs on an image of ones."""
+    """Return R: the sum of a linear network's outputs for an image of ones."""
     return FLOWS[name](weights, torch.ones(1, *SHAPE, dtype=torch.float64), pool).sum()
 
 
 def network(name: str) -> nn.Module:
-    """A network with weights, norms and running statistics that nothing but its name decides."""
+    """Return a network whose weights, norms and running statistics depend only on its name."""
     model = {"chain": Chain, "residual": Residual}[name]().double()
     random = np.random.RandomState(len(name))
     state = {}
@@ -121,13 +121,13 @@ def network(name: str) -> nn.Module:
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    """Images and their classes."""
+    """Return images and their classes."""
     images = np.random.RandomState(1).standard_normal((SAMPLES, *SHAPE))
     return torch.from_numpy(images), torch.arange(SAMPLES) % CLASSES
 
 
 def prunable(model: nn.Module) -> dict[str, Tensor]:
-    """Weights of convolutions and linear layers, by parameter name."""
+    """Return the weights of convolutions and linear layers, by parameter name."""
     return {name: p for name, p in model.named_parameters() if p.dim() > 1}
 
 
@@ -135,13 +135,13 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def gradients(output: Tensor, weights: Weights, *, again: bool = False) -> dict[str, Tensor]:
-    """The derivatives of an output, which can be derived ``again``, by parameter name."""
+    """Return an output's derivatives by parameter name; ``again`` keeps them differentiable."""
     found = torch.autograd.grad(output, list(weights.values()), create_graph=again)
     return dict(zip(weights, found, strict=True))
 
 
 def magnitude(model: nn.Module, name: str, density: float) -> Weights:
-    """Magnitudes of the weights."""
+    """Return the magnitudes of the weights."""
     return {key: weight.detach().abs() for key, weight in prunable(model).items()}
 
 
@@ -178,7 +178,7 @@ def synflow(model: nn.Module, name: str, density: float, rounds: int) -> Weights
 
 
 def highest(scores: Weights, count: int) -> dict[str, Tensor]:
-    """The highest scores of the whole network; no two that matter are close to each other."""
+    """Keep the highest scores of the whole network; no two near the threshold are close."""
     row = torch.cat([values.flatten() for values in scores.values()]).sort(descending=True).values
     lowest, next_one = float(row[count - 1]), float(row[count])
     assert lowest - next_one > GAP * abs(lowest), "two scores at the threshold are too close"
@@ -259,7 +259,7 @@ def expectations(model: nn.Module, name: str, densities: Mapping[str, float]) ->
 
 
 def references() -> dict[str, Any]:
-    """Per network what every method says."""
+    """Return what every method gives, per network."""
     found = {}
     for name, density in DENSITY.items():
         shapes = {key: tuple(weight.shape) for key, weight in prunable(network(name)).items()}
@@ -275,7 +275,7 @@ def references() -> dict[str, Any]:
 
 
 def packed(mask: Tensor) -> str:
-    """The number of weights that remain, and all bits, eight a byte, in base 64."""
+    """Return the number of weights that remain, and all bits, eight per byte, in base 64."""
     bits = np.packbits(mask.flatten().numpy())
     return f"{int(mask.sum())} {base64.b64encode(bits.tobytes()).decode()}"
 

@@ -1,10 +1,10 @@
 """SynExp by sampling: the mean over weights and masks that are really drawn.
 
 `precrop.synexp` and `precrop.expected_output` compute expectations exactly, from densities alone.
-Here weights are drawn anew, masks are drawn at any granularity, and R or the sum of all scores is
-computed each time, so that the theorem can be checked: with masks that are independent between
-layers the mean is the expectation, whatever a mask's unit.
-Where whole channels go, neighbouring layers share a mask, and the mean is another one.
+Here weights and masks of any granularity are drawn, and R or the sum of all scores is computed for
+each sample, to check the theorem: with masks that are independent between layers, the mean is the
+expectation, whatever a mask's unit.
+Where whole channels are removed, neighbouring layers share a mask, and the mean differs.
 """
 
 import math
@@ -47,10 +47,10 @@ class SampledMean:
         log_mean: its natural logarithm.
         relative_error: standard error of the mean, as a share of the mean.
         samples: how many were drawn.
-        densities: the share of its weights that every masked layer really kept, by layer name: the
-            nearest that whole units allow. The exact value to compare with is that at these.
-        shares: the share of its channels that every independent width really kept, by the layer
-            that makes it; empty where masks were drawn for every layer independently.
+        densities: the share of weights that every masked layer really kept, by layer name: the
+            nearest that whole units allow. Compare with the exact value at these densities.
+        shares: the share of channels that every independent width really kept, by the layer that
+            produces it; empty where masks were drawn for every layer independently.
     """
 
     log_mean: float
@@ -67,18 +67,18 @@ class SampledMean:
         return low, high
 
     def deviation(self, log_expected: float) -> float:
-        """Standard errors from an expectation, given by its logarithm, up to the mean."""
+        """Return how many standard errors the mean is above an expectation (its logarithm)."""
         return -math.expm1(log_expected - self.log_mean) / self.relative_error
 
 
 def _output(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
-    """R."""
+    """Compute R."""
     with torch.no_grad():
         return replay({name: Weight(weight) for name, weight in weights.items()})
 
 
 def _scores(replay: Replay, weights: Mapping[str, Tensor]) -> Flow:
-    """The sum of all weights' ``|w| dR/d|w|``."""
+    """Compute the sum of all weights' ``|w| dR/d|w|``."""
     total, scores = saliency(replay, weights)
     return Flow(torch.stack([values.sum() for values in scores.values()]).sum(), total.exponent)
 
@@ -95,14 +95,14 @@ def _sampled(
     seed: int = 0,
     weights: Drawing = "normal",
 ) -> SampledMean:
-    """The mean of a measure over drawn weights, and over masks drawn for every layer.
+    """Average a measure over drawn weights, and over masks drawn for every layer.
 
-    The exact value to compare with is that at ``estimate.densities``: a layer keeps whole units, so
-    its density is the nearest that is possible, not the one asked for.
+    Compare with the exact value at ``estimate.densities``: a layer keeps whole units, so its
+    density is the nearest that is possible, not the one asked for.
 
     Args:
         measure: what is averaged.
-        model: the network; it is only looked at.
+        model: the network; it is not changed.
         input_shape: as in `precrop.plan`.
         densities: ``{layer name: density}``; layers that are not named stay dense.
         granularity: as in `precrop.masks`.
@@ -139,15 +139,15 @@ def sampled_crop(
     seed: int = 0,
     weights: Drawing = "normal",
 ) -> SampledMean:
-    """The mean of R over drawn weights, and over channels that go in all layers that have them.
+    """Average R over drawn weights, and over channels removed from all layers that have them.
 
-    Such masks are not independent: a hidden channel that goes takes an output of one layer and an
-    input of the next with it. In a chain a path meets each hidden width in one channel, so
-    ``log E[R]`` is that of the dense network plus the sum of the logarithms of the shares that the
-    *widths* keep, where E[R] at the layers' densities counts every one of them twice.
+    Such masks are not independent: removing a hidden channel takes an output of one layer and an
+    input of the next. In a chain a path meets each hidden width in one channel, so ``log E[R]`` is
+    that of the dense network plus the sum of the logarithms of the shares that the *widths* keep,
+    whereas E[R] at the layers' densities counts every one of them twice.
 
     Args:
-        model: the network; it is only looked at.
+        model: the network; it is not changed.
         input_shape: as in `precrop.plan`.
         share: of the channels of every independent width that remain, or ``{layer: share}`` by the
             first layer that makes the width; widths that are not named stay whole.
@@ -183,7 +183,7 @@ class _Sampler:
 
     Attributes:
         network: as it was read.
-        parameters: per layer name the name of its weight.
+        parameters: the names of the weights, by layer name.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class _Sampler:
         seed: int,
         shares: Mapping[str, float] | None = None,
     ) -> SampledMean:
-        """The mean over weights, and over masks that ``draw`` makes from a seed."""
+        """Return the mean over weights, and over masks that ``draw`` makes from a seed."""
         if type(samples) is not int or samples < 2:
             raise PrecropError(
                 f"samples={samples!r} makes no sense: write a whole number from 2 up"
@@ -235,7 +235,7 @@ class _Sampler:
 
 
 def _normal(own: Tensor, random: torch.Generator) -> Tensor:
-    """Absolute values of normal numbers with the mean of ``own``."""
+    """Draw absolute values of normal numbers, with the mean of ``own``."""
     drawn = torch.randn(own.shape, dtype=own.dtype, generator=random).abs()
     return drawn * (own.mean() * math.sqrt(math.pi / 2))
 
@@ -245,14 +245,14 @@ def _shuffled(own: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _drawn(tie: Tie, name: str, count: int, seed: int) -> Tensor:
-    """Which units of a width remain, shape (units,)."""
+    """Draw which units of a width remain, shape (units,)."""
     kept = torch.zeros(tie.quantum, dtype=torch.bool)
     kept[torch.randperm(tie.quantum, generator=generator(seed, f"{name} kept"))[:count]] = True
     return kept
 
 
 def _crossed(axes: tuple[Axis, ...], units: Mapping[Tie, Tensor]) -> Tensor:
-    """The mask of a tensor of which an element remains if its index on every axis does."""
+    """Return a tensor's mask: an element remains if its index on every axis does."""
     mask = torch.ones((), dtype=torch.bool)
     for axis in axes:
         mask = mask.unsqueeze(-1) & _along(axis, units)
@@ -260,7 +260,7 @@ def _crossed(axes: tuple[Axis, ...], units: Mapping[Tie, Tensor]) -> Tensor:
 
 
 def _along(axis: Axis, units: Mapping[Tie, Tensor]) -> Tensor:
-    """Which indices of an axis remain: the portions that belong to units that do."""
+    """Return which indices of an axis remain: those of the units that remain."""
     parts = []
     for segment in resolve(axis):
         atom, size = segment[0], segment_size(segment)
@@ -275,9 +275,9 @@ def _along(axis: Axis, units: Mapping[Tie, Tensor]) -> Tensor:
 
 
 def _mean(flows: list[Flow]) -> tuple[float, float]:
-    """The logarithm of the flows' mean, and its standard error as a share of it.
+    """Return the logarithm of the flows' mean, and its standard error as a share of it.
 
-    R may be beyond any float: the numbers are compared relative to one power of two.
+    R may exceed any float, so the numbers are scaled by one power of two.
     """
     top = max(flow.exponent for flow in flows)
     values = np.array([math.ldexp(float(f.values), f.exponent - top) for f in flows])

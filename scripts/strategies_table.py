@@ -1,7 +1,7 @@
-"""Prints what the ways from densities to widths come to: a table of docs/method.md.
+"""Compares the ways from densities to widths: a table of docs/method.md.
 
-One network at one pair of budgets, in the ways that `precrop.plan` offers: objectives, rules,
-residual streams, and the densities of other methods as channels.
+One network is planned at one pair of budgets in the ways that `precrop.plan` offers: objectives,
+rules, residual streams, and the densities of other methods as channels.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SHOWN = ("layer1.0.conv1", "layer1.0.conv2", "layer2.1.conv1", "layer2.1.conv2",
 
 
 def main() -> None:
-    """Plan the network once per way and print the table in Markdown."""
+    """Plan the network once per way, and print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="0.1", help="budget of parameters, or none")
     parser.add_argument("--macs", default="none", help="budget of MACs, or none")
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def print_row(title: str, model: torch.nn.Module, plan: precrop.Plan) -> None:
-    """Totals, log SynExp at the plan's own densities, and the widths of some layers."""
+    """Print totals, log SynExp at the plan's own densities, and the widths of some layers."""
     value = precrop.synexp(model, SHAPE, plan.densities)
     cells = [f"{plan.params / plan.base_params:.1%}", f"{plan.macs / plan.base_macs:.1%}"]
     cells.append(f"{value:.2f}")

@@ -1,7 +1,7 @@
 """Checks by sampling that E[R] depends on densities alone: tables for the documentation.
 
 Run from the repository's root: ``python -m scripts.synexp_invariance``. With ``--markdown FILE``
-the tables also replace what stands in that file between ``<!-- invariance -->`` and
+the tables also replace what is in that file between ``<!-- invariance -->`` and
 ``<!-- /invariance -->``.
 """
 
@@ -43,7 +43,7 @@ class Subject:
 
 
 def subjects() -> list[Subject]:
-    """A chain, a residual network and one of concatenations, always with the same weights."""
+    """Make a chain, a residual network and a concatenating one, always with the same weights."""
     torch.manual_seed(0)
     dense = DenseNet(16, (2, 2), num_init_features=32, bn_size=2, num_classes=10)
     return [
@@ -54,7 +54,7 @@ def subjects() -> list[Subject]:
 
 
 def chain(widths: list[int]) -> nn.Module:
-    """3x3 convolutions with norms, a max-pool among them, then a linear layer."""
+    """Build a chain: 3x3 convolutions with norms, a max-pool among them, then a linear layer."""
     layers: list[nn.Module] = []
     for index, (before, after) in enumerate(zip([3, *widths], widths, strict=False)):
         layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def independent(chosen: list[Subject]) -> Iterator[str]:
-    """Masks drawn for every layer on its own, of every granularity."""
+    """Draw masks for every layer independently, at every granularity."""
     yield (
         "| network | granularity | weights | ln E[R] | ln mean R, 95% interval "
         "| mean R against E[R] | in standard errors |"
@@ -103,7 +103,7 @@ def independent(chosen: list[Subject]) -> Iterator[str]:
 
 
 def shared(chosen: list[Subject]) -> Iterator[str]:
-    """Whole channels, which go in all layers that have them."""
+    """Remove whole channels from all layers that have them."""
     yield (
         "| network | ln E[R] at the layers' densities | ln E[R], dense, plus sum of ln r "
         "| ln mean R, 95% interval |"

@@ -1,7 +1,7 @@
 """How far masks of SynFlow's official algorithm differ from ours and from each other.
 
-ResNet-20, 10% of the weights, 100 rounds: the algorithm is written out in plain PyTorch as its code
-computes it, in either precision, with and without the epsilon of batch norms. Run from the
+ResNet-20, 10% of the weights, 100 rounds: the algorithm is written in plain PyTorch as in its
+official code, in both precisions, with and without the epsilon of batch norms. Run from the
 repository's root: ``python -m scripts.synflow_rounds``.
 """
 
@@ -20,7 +20,7 @@ Masks = Mapping[str, Tensor]
 
 
 def main() -> None:
-    """Print how many weights each two masks differ in."""
+    """Print for each two masks how many weights they differ in."""
     torch.manual_seed(0)
     model = resnet20()
     found = {"precrop, float32": ours(model.float()), "precrop, float64": ours(model.double())}
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def ours(model: nn.Module) -> Masks:
-    """Masks by the package's scores."""
+    """Return masks by the package's scores."""
     densities = precrop.densities(
         model, SHAPE, method="synflow", params=DENSITY, rounds=ROUNDS, progress=True
     )
@@ -42,7 +42,7 @@ def ours(model: nn.Module) -> Masks:
 
 
 def official(model: nn.Module, epsilon: float) -> Masks:
-    """Absolute weights in eval mode; after each round what is not above the threshold is zero."""
+    """Make weights absolute, in eval mode; each round zeroes those not above its threshold."""
     for module in model.eval().modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = epsilon

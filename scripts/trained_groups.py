@@ -1,9 +1,9 @@
 """Counts for how many widths of convolutional networks the largest channels can be kept.
 
 Every convolutional network of the coverage matrix is planned at 40% of its parameters with uniform
-widths, so that all of its widths get narrower, and ``init="l1"`` chooses channels. Run from the
+widths, so that all of its widths shrink, and ``init="l1"`` chooses channels. Run from the
 repository's root: ``python -m scripts.trained_groups --cache groups.jsonl``; an interrupted run
-goes on where it was. Networks of more parameters than ``--largest`` are left out and named.
+resumes. Networks with more parameters than ``--largest`` are left out and named.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measure(entry: Entry, largest: float) -> dict[str, Any]:
-    """How many widths of a network are chosen by norm, and why others are not."""
+    """Return how many widths of a network are chosen by norm, and why others are not."""
     torch.manual_seed(0)
     model = load_model(entry.name, {})
     row: dict[str, Any] = {"name": entry.name, "chosen": 0, "sliced": {}, "note": ""}
@@ -59,7 +59,7 @@ def measure(entry: Entry, largest: float) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print the networks with widths that are sliced, then the totals."""
+    """Print the networks with widths that keep their leading channels, then the totals."""
     for row in rows:
         if row["note"]:
             print(f"{row['name']}: left out, {row['note']}")

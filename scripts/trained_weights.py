@@ -1,10 +1,10 @@
-"""Crops one trained network and shows what is left: at once, recalibrated, after two epochs.
+"""Crops one trained network and evaluates it: at once, recalibrated, and after two epochs.
 
 ResNet-20 is trained for a few epochs on CIFAR-10 at 16x16 pixels, then planned at 70% and at 40% of
 its parameters and MACs. Each plan is built with ``init="slice"`` and with channels chosen by norm;
 Torch-Pruning prunes the same network by its own group norms to the plan's MACs. An epoch is
-``--images`` of the training images, so that all takes some ten minutes on one core. Run from the
-repository's root: ``python -m scripts.trained_weights --data FOLDER``; it writes
+``--images`` of the training images, so that everything takes some ten minutes on one core. Run from
+the repository's root: ``python -m scripts.trained_weights --data FOLDER``; it writes
 results/trained-weights.json and results/trained-weights.md.
 """
 
@@ -40,7 +40,7 @@ TARGET = Path(__file__).parent.parent / "results" / "trained-weights"
 
 
 def main() -> None:
-    """Train, crop, measure, write."""
+    """Train, crop, measure, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", required=True, help="CIFAR-10's folder")
     parser.add_argument("--epochs", type=int, default=6, help="of the whole network (default: 6)")
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def trained(images: ImageData, epochs: int, steps: int, path: Path | None) -> nn.Module:
-    """The whole network, trained or read."""
+    """Return the whole network, trained or read from a file."""
     torch.manual_seed(0)
     model = resnet20()
     if path is not None and path.exists():
@@ -86,7 +86,7 @@ def trained(images: ImageData, epochs: int, steps: int, path: Path | None) -> nn
 def measured(
     model: nn.Module, images: ImageData, share: float, steps: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for every way to weights at one budget."""
+    """Yield a row for every way to get weights at one budget."""
     plan = precrop.plan(model, (3, SIDE, SIDE), params=share, macs=share, divisor=1)
     ways: dict[str, nn.Module] = {init: plan.build(model, init) for init in INITS}
     ways["torch-pruning"] = pruned(model, plan.macs)
@@ -104,7 +104,7 @@ def measured(
 
 
 def pruned(model: nn.Module, macs: int) -> nn.Module:
-    """By Torch-Pruning, at the smallest ratio with which it has no more MACs."""
+    """Prune by Torch-Pruning, at the smallest ratio that leaves no more MACs than these."""
     limits = {"macs": macs}
     request = VariantRequest(model, (3, SIDE, SIDE), limits, {"importance": "magnitude"})
     found = largest_within(limits, request, ["fc"])
@@ -112,12 +112,12 @@ def pruned(model: nn.Module, macs: int) -> nn.Module:
 
 
 def batches(images: ImageData, epoch: int, augment: Augment) -> Any:
-    """Training images in an order of their own in every epoch."""
+    """Return training images in an order that differs from epoch to epoch."""
     return train_batches(images, BATCH, seed=0, epoch=epoch, augment=augment)
 
 
 def fit(network: nn.Module, images: ImageData, epochs: int, steps: int, lr: float) -> None:
-    """Stochastic gradient descent with momentum and a cosine, as short as can be."""
+    """Train by SGD with momentum and a cosine schedule, in the shortest form."""
     network.train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -135,7 +135,7 @@ def fit(network: nn.Module, images: ImageData, epochs: int, steps: int, lr: floa
 
 
 def accuracy(network: nn.Module, images: ImageData) -> float:
-    """Share of the held-out images that are right; the network's mode stays."""
+    """Return the share of held-out images classified correctly; the network's mode is restored."""
     mode = network.training
     network.eval()
     right, count = 0, 0
@@ -149,7 +149,7 @@ def accuracy(network: nn.Module, images: ImageData) -> float:
 
 
 def page(content: dict[str, Any]) -> str:
-    """The table."""
+    """Return the table."""
     lines = [
         f"ResNet-20 on CIFAR-10 at {SIDE}x{SIDE} pixels, trained for {content['epochs']} epochs of "
         f"{content['images']:,} images: {content['whole']:.1%} of the held-out images right. "

@@ -1,7 +1,7 @@
-"""Prints how far PreCrop's widths are from one share of every width: a table of docs/method.md.
+"""Prints how far PreCrop's widths are from uniform ones: a table of docs/method.md.
 
-Networks are planned twice at the same budgets, once as they are by default and once by the rule
-that gives all widths one share.
+Networks are planned twice at the same budgets: with the defaults, and by the rule that gives all
+widths one share.
 """
 
 import math
@@ -32,7 +32,7 @@ BUDGETS: tuple[dict[str, float], ...] = (
 
 
 def main() -> None:
-    """Plan every network at every budget and print the table in Markdown."""
+    """Plan every network at every budget, and print the table in Markdown."""
     heads = ("network", "budgets", "uniform has", "PreCrop has", "widths apart", "the most")
     print(f"| {' | '.join(heads)} | sum of log densities |")
     print("|---|---|---:|---:|---:|---:|---:|")
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def row(name: str, budgets: dict[str, Any], ours: precrop.Plan, uniform: precrop.Plan) -> str:
-    """One line: what both have, by how much widths differ, and what PreCrop maximises."""
+    """Return one line: the costs of both, how much widths differ, and what PreCrop maximises."""
     widths = {
         layer.group: math.log(layer.out_channels / other.out_channels)
         for layer, other in zip(ours.layers, uniform.layers, strict=True)
@@ -64,7 +64,7 @@ def row(name: str, budgets: dict[str, Any], ours: precrop.Plan, uniform: precrop
 
 
 def has(plan: precrop.Plan) -> str:
-    """The plan's shares of the original's parameters and MACs."""
+    """Return the plan's shares of the original's parameters and MACs."""
     return f"{plan.params / plan.base_params:.0%}, {plan.macs / plan.base_macs:.0%}"
 
 

@@ -1,11 +1,11 @@
-"""One row for every claim of the paper and every default of precrop's: what the evidence says.
+"""One row for every claim of the paper and every default of precrop: what the evidence says.
 
 Two rules turn figures into a verdict. Figures of the size search space: a difference counts on a
 data set if its 95% interval lies on one side of zero and its mean is larger than a tenth of the
-table's noise (the rule that the search for an objective was given before it ran). A claim holds if
-it does on all three data sets, partly if on some. If on none, it does not hold where such a
-difference is excluded on a data set, else too little was measured to tell. Trained runs: the rules
-of `precrop report`.
+table's noise (the rule of the search for an objective, set before that ran). A claim holds if it
+does on all three data sets, partly if on some. If on none, it does not hold where such a difference
+is excluded on a data set; else too little was measured to tell. Trained runs: the rules of
+`precrop report`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,14 +64,14 @@ Interval = Callable[[Any], Ends]
 
 
 def ends(values: Any) -> Ends:
-    """The mean and its 95% interval."""
+    """Return the mean and its 95% interval."""
     return _three(interval("x", np.asarray(values, float)).values())
 
 
 def resampled(values: Any) -> Ends:
-    """The mean and percentiles of the means of resampled values: the rule until 2026-11-29.
+    """Return the mean and percentiles of resampled means: the rule until 2026-11-29.
 
-    Of few values such an interval is too narrow: of six it holds the true mean in 85% of cases.
+    With few values such an interval is too narrow: with six it has the true mean in 85% of cases.
     """
     found = np.asarray(values, float)
     chosen = np.random.default_rng(0).integers(len(found), size=(1000, len(found)))
@@ -96,7 +96,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sources:
-    """All that was measured and committed."""
+    """All measured results that are committed."""
 
     found: Evidence
     objectives: Mapping[str, Any]
@@ -108,7 +108,7 @@ class Sources:
 
     @classmethod
     def load(cls) -> "Sources":
-        """What lies in results."""
+        """Read them from the results folder."""
         evidence, speed = RESULTS / "evidence", RESULTS / "speed"
         runs = stored_rows(stores())
         claims = read_claims([FILES], {run.study for run in runs})
@@ -130,7 +130,7 @@ class Sources:
     def ahead(
         self, one: str, other: str, column: str = "regret", interval: Interval = ends
     ) -> dict[str, Ends]:
-        """Points by which one strategy's choice is better than another's, paired by budgets."""
+        """Return by how many points one strategy chooses better than another, paired by budgets."""
         frame = self.found.regret
         rows = {
             name: frame[frame["strategy"] == name].set_index(["data set", "budget"])[column]
@@ -146,7 +146,7 @@ class Sources:
     def gains(
         self, kind: str, budgets: str, column: str = "gain", interval: Interval = ends
     ) -> dict[str, Ends]:
-        """Points that SynExp gains over uniform width, over base networks (means of shares)."""
+        """Return SynExp's gains over uniform width in points: a mean of shares per base network."""
         frame = self.found.gains
         chosen = (frame["kind"] == kind) & (frame["budgets"] == budgets)
         part = frame[chosen & (frame["strategy"] == "synexp")]
@@ -154,39 +154,39 @@ class Sources:
         return {name: interval(shapes.loc[name].to_numpy()) for name in NAMES}
 
     def correlations(self, objective: str, kind: str) -> dict[str, Ends]:
-        """Spearman's rho within bands."""
+        """Return Spearman's rho within bands."""
         frame = self.found.order.set_index(["data set", "objective"])
         columns = [f"rho {kind}", f"rho {kind} low", f"rho {kind} high"]
         rows = {name: frame.loc[(name, objective)] for name in NAMES}
         return {name: _three(row[column] for column in columns) for name, row in rows.items()}
 
     def judged(self, measured: Mapping[str, Ends]) -> str:
-        """Whether a difference is above zero, on how many data sets."""
+        """Judge whether a difference is above zero, by the number of data sets that show it."""
         better, excluded = self.better(measured), self.excluded(measured)
         return answer(len(better), len(measured)) if better or excluded else "undecided"
 
     def judged_twice(self, measure: Callable[..., Mapping[str, Ends]]) -> tuple[str, str]:
-        """By Student's intervals; and what to say where the earlier ones come to something else."""
+        """Judge by Student's intervals; also say it where the earlier ones judge otherwise."""
         now, before = (self.judged(measure(interval=kind)) for kind in (ends, resampled))
         return now, "" if now == before else f"; with the earlier intervals: {before}"
 
     def excluded(self, measured: Mapping[str, Ends]) -> list[str]:
-        """Data sets on which a difference that counts is excluded."""
+        """List the data sets on which a difference that counts is excluded."""
         return [n for n, (_, _, high) in measured.items() if high < SLACK * self.found.noise[n]]
 
     def better(self, measured: Mapping[str, Ends]) -> list[str]:
-        """Data sets on which a difference is above zero by more than chance and noise."""
+        """List the data sets on which a difference is above zero by more than chance and noise."""
         noise = self.found.noise
         return [n for n, (mean, low, _) in measured.items() if low > 0 and mean > SLACK * noise[n]]
 
 
 def stores() -> list[Path]:
-    """Those that are there."""
+    """List the stores that are there."""
     return [RESULTS / name for name in STORES if (RESULTS / name).is_dir()]
 
 
 def said(measured: Mapping[str, Ends], form: str = "+.2f") -> str:
-    """Figures of all data sets in a row."""
+    """Return the figures of all data sets in a row."""
     return ", ".join(
         f"{NAMES[name]} {mean:{form}} ({low:{form}} to {high:{form}})"
         for name, (mean, low, high) in measured.items()
@@ -194,22 +194,22 @@ def said(measured: Mapping[str, Ends], form: str = "+.2f") -> str:
 
 
 def in_words(count: int) -> str:
-    """A small number as a word."""
+    """Return a small number as a word."""
     return WORDS[count] if count < len(WORDS) else str(count)
 
 
 def answer(for_it: int, of: int) -> str:
-    """In the report's words."""
+    """Return the verdict in the report's words."""
     return "does not hold" if not for_it else "holds" if for_it == of else "holds partly"
 
 
 def rows(known: Sources) -> list[Row]:
-    """The whole table."""
+    """Return all rows of the table."""
     return [row for part in PARTS for row in part(known)]
 
 
 def theory(known: Sources) -> Iterator[Row]:
-    """What is proved by enumeration."""
+    """Yield what enumeration proves."""
     *same, cropped = known.invariance
     exact = [row for row in same if abs(row["over synexp"] - 1) < SAME]
     count = sum(row["networks"] for row in same)
@@ -236,7 +236,7 @@ def theory(known: Sources) -> Iterator[Row]:
 
 
 def objective(known: Sources) -> Iterator[Row]:
-    """Whether SynExp tells good networks from bad ones."""
+    """Yield whether SynExp tells good networks from bad ones."""
     raw = known.correlations("synexp", "raw")
     above = [name for name, (_, low, _) in raw.items() if low > 0]
     yield Row(
@@ -263,7 +263,7 @@ def _ahead(known: Sources, other: str, claim: str) -> Row:
 
 
 def shapes(known: Sources) -> Iterator[Row]:
-    """PreCrop and PreConfig beside uniform width, by shape."""
+    """Yield how PreCrop and PreConfig compare with uniform width, by shape."""
     for kind in ("sensible", "ill-shaped"):
         for budgets in BUDGETS:
             gain, most = (known.gains(kind, budgets, name) for name in ("gain", "possible"))
@@ -301,7 +301,7 @@ def shapes(known: Sources) -> Iterator[Row]:
 
 
 def defaults(known: Sources) -> Iterator[Row]:
-    """Whether another setting chooses better, on how many data sets."""
+    """Yield whether other settings choose better, and on how many data sets."""
     for other, claim in (
         ("inner-layers", "`objective`: `inner-layers` chooses no better."),
         ("exact", "`objective`: `exact` chooses no better."),
@@ -342,7 +342,7 @@ def defaults(known: Sources) -> Iterator[Row]:
 
 
 def streams_compared(study: Path) -> list[Comparison]:
-    """Cropped streams, smallest first, against tied ones, on the seeds of one study alone."""
+    """Compare cropped streams, smallest first, with tied ones, on the seeds of one study alone."""
     store = RESULTS / study.stem
     groups = _groups(study) if store.is_dir() else ()
     tied = [group for group in groups if group.variant == "PreCrop"]
@@ -351,18 +351,18 @@ def streams_compared(study: Path) -> list[Comparison]:
 
 
 def _groups(study: Path) -> Sequence[RunGroup]:
-    """What a study's store holds."""
+    """Return the groups of runs in a study's store."""
     return frame_of(stored_rows([RESULTS / study.stem])).groups
 
 
 def streams() -> Row:
-    """The study's rule: the default changes if the interval lies above zero."""
+    """Apply the study's rule: the default changes if the interval lies above zero."""
     claim = "`residual`: streams with widths of their own train no better than tied ones."
     return _streams_row(claim, STREAMS, "points by which they are ahead")
 
 
 def streams_equal_time() -> Row:
-    """The same of the smaller network, which takes the same time or more but for large batches."""
+    """Judge the smaller network likewise, which takes as long or longer but for large batches."""
     claim = "`residual`: the same at equal measured time."
     ahead = "points by which they are ahead with 5% of the MACs against 10%"
     row = _streams_row(claim, STREAMS_EQUAL_TIME, ahead)
@@ -372,7 +372,7 @@ def streams_equal_time() -> Row:
 
 
 def points(found: Comparison) -> str:
-    """A difference in points, with its interval, and the one from its seed pairs alone."""
+    """Return a difference in points, with its interval and the one from its seed pairs alone."""
     low, high = _interval(found.pooled)
     paired_low, paired_high = _interval(found.paired)
     return (
@@ -404,12 +404,12 @@ def _streams_row(claim: str, study: Path, ahead: str) -> Row:
 
 
 def _seeds(study: Path) -> set[int]:
-    """All that a study asks for."""
+    """Return all seeds that a study asks for."""
     return {seed for series in read_study(study, trust=True).series for seed in series.seeds}
 
 
 def speed(known: Sources) -> Iterator[Row]:
-    """Seconds of PreConfig, and sparse kernels."""
+    """Yield how long PreConfig takes, and how fast sparse kernels are."""
     slow = [row for row in known.preconfig if row["cpu most"] >= 1]
     yield Row(
         "PreConfig takes less than one second on a CPU.",
@@ -443,7 +443,7 @@ def speed(known: Sources) -> Iterator[Row]:
 
 
 def trained(known: Sources) -> Iterator[Row]:
-    """What the report says of the stores."""
+    """Yield what the report says of the stores."""
     command = "`precrop report …`"
     for name, verdict in known.reported.items():
         if name == "sparse-kernels":
@@ -457,41 +457,41 @@ def trained(known: Sources) -> Iterator[Row]:
 
 
 def report_command() -> str:
-    """The one that gives the verdicts on trained networks."""
+    """Return the command that gives the verdicts on trained networks."""
     return " ".join(["precrop report", *map(str, stores())])
 
 
 def repairs() -> list[Comparison]:
-    """PreConfig at the original's costs against it, on each network that has all of its seeds."""
+    """Compare PreConfig at the original's costs with it, on each network with all of its seeds."""
     found = compared(REPAIR, "PreConfig", "the original widths")
     return [comparison for comparison in found if comparison.one.params_share > WHOLE]
 
 
 def macs_alone() -> list[Comparison]:
-    """PreCrop against uniform width by a budget of MACs alone, where all seeds are trained."""
+    """Compare PreCrop with uniform width by a budget of MACs alone, where all seeds are trained."""
     return compared(MACS_ALONE, "PreCrop", "uniform width")
 
 
 def params_alone() -> list[Comparison]:
-    """PreCrop against uniform width on fifty classes, by a budget of parameters alone."""
+    """Compare PreCrop with uniform width on fifty classes, by a budget of parameters alone."""
     found = compared(MANY_CLASSES, "PreCrop", "uniform width")
     return [pair for pair in found if {pair.one.budget.macs, pair.other.budget.macs} == {None}]
 
 
 def compared(study: Path, one: str, other: str) -> list[Comparison]:
-    """Two variants on each network that has all of the study's seeds."""
+    """Compare two variants on each network that has all of the study's seeds."""
     groups, asked = _groups(study), _seeds(study)
     ones, others = ([g for g in groups if g.variant == name] for name in (one, other))
     return [pair for pair in paired(product(ones, others)) if set(pair.seeds) == asked]
 
 
 def shown_better(found: Sequence[Comparison]) -> int:
-    """How many of a claim's comparisons the report's rules call better."""
+    """Return how many of a claim's comparisons the report's rules call better."""
     return sum(one.outcome == "better" for one in judge(found, MARGIN, at_any_size))
 
 
 def repaired() -> Row:
-    """Whether PreConfig repairs what was trained."""
+    """Judge whether PreConfig repairs the networks that were trained."""
     found = repairs()
     better = shown_better(found)
     excluded = all(_interval(one.pooled)[1] < MARGIN for one in found)
@@ -511,7 +511,7 @@ def repaired() -> Row:
 
 
 def starved() -> Row:
-    """Whether a budget of parameters alone costs the accuracy on many classes that `plan` warns of.
+    """Judge whether a budget of parameters alone costs accuracy on many classes, as `plan` warns.
 
     The tables say so of CIFAR-100. The outcome is the report's.
     """
@@ -561,7 +561,7 @@ PARTS: tuple[Callable[[Sources], Iterator[Row]], ...] = (
 
 
 def table(found: Sequence[Row]) -> str:
-    """As Markdown."""
+    """Return the rows in Markdown."""
     lines = ["| claim | whose | verdict | figure | command |", "|---|---|---|---|---|"]
     for row in found:
         cells = (row.claim, row.whose, f"**{row.verdict}**", row.figure, row.command)

@@ -10,7 +10,7 @@ TARGET = Path(__file__).parent.parent / "docs" / "images" / "mobilenet_v2_widths
 
 
 def main() -> None:
-    """Plan the network and write the picture."""
+    """Plan the network, and write the picture."""
     model = load_model("mobilenet_v2", {})
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     plot(precrop.plan(model, (3, 224, 224), params=0.5, macs=0.5), TARGET, "MobileNetV2")

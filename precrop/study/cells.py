@@ -1,4 +1,4 @@
-"""Cells: what a study trains, one by one."""
+"""Cells: the single trainings that a study asks for."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from precrop.training.recipes import Recipe
 from precrop.trust import code_of
 
 SCHEMA = 1
-"""Raised when the same fields would ask for something else; part of every cell's identity."""
+"""Raised when the same fields would ask for something else; part of every cell's id."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Cell:
     limits: Limits  # its budgets
     seed: int
     recipe: Recipe
-    data: str  # where the images are, as for ``precrop train --data``
-    data_name: str  # what the study's file calls them, wherever they are
-    image_size: int | None = None  # pixels of a side that they are brought to, or None
+    data: str  # name or folder of the images, as for ``precrop train --data``
+    data_name: str  # the images' name in the study's file, wherever they are
+    image_size: int | None = None  # side in pixels that images are scaled to, or None
 
     @property
     def id(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 of all that is asked for.
+        """The first 12 hexadecimal digits of the SHA-256 of everything that is asked for.
 
-        The study's name and the place of the images are not part of it, nor is the source of the
-        user's code: rows keep it.
+        The study's name and the place of the images are excluded, and so is the source of the
+        user's code, which rows record.
         """
         content = {
             "schema": SCHEMA,
@@ -45,14 +45,14 @@ class Cell:
             "recipe": self.recipe.to_json(),
             "data": self.data_name,
         }
-        if self.image_size is not None:  # without one, cells are called as they always were
+        if self.image_size is not None:  # without one, ids stay as they always were
             content["image_size"] = self.image_size
         return digest_of(content)[:12]
 
     def own_code(self) -> dict[str, str]:
-        """The user's source files that its network and its variant are made by, with digests.
+        """Return the user's source files that build its network and its variant, with digests.
 
-        Their modules are run: reading the study has asked whether to trust it.
+        Their modules are executed: whether to trust them was asked when the study was read.
         """
         return code_of({self.network.name: None, **self.how.load_own()})
 
@@ -63,7 +63,7 @@ class Cell:
 
 
 def expand(study: Study) -> list[Cell]:
-    """A study's cells: networks, then budgets, then variants, then seeds; none of them twice."""
+    """List a study's cells by network, then budget, then variant, then seed, each cell once."""
     most = max(len(series.budgets) for series in study.series)
     cells = (
         Cell(
@@ -88,7 +88,7 @@ def expand(study: Study) -> list[Cell]:
 
 
 def label(cell: Cell) -> str:
-    """A cell in words: ``resnet20, PreCrop, params 30%, macs 30%, seed 1``."""
+    """Return a cell in words: ``resnet20, PreCrop, params 30%, macs 30%, seed 1``."""
     budgets = [f"{name} {_in_words(budget)}" for name, budget in cell.limits.given().items()]
     return ", ".join([str(cell.network), cell.variant, *budgets, f"seed {cell.seed}"])
 

@@ -1,4 +1,4 @@
-"""Running a study's cells on an engine: each once, whatever is interrupted or runs beside it."""
+"""Running a study's cells on an engine: each once, across interruptions and several processes."""
 
 import time
 from collections import Counter, deque
@@ -16,50 +16,50 @@ from precrop.study.outcomes import failure
 from precrop.study.store import Store
 
 _TURN = 0.25
-"""Seconds to wait for an event before looking at claims and free places again."""
+"""Seconds to wait for an event before checking claims and free places again."""
 LOOK = 1.0
-"""Seconds between two looks at what others have claimed."""
+"""Seconds between two checks of what other processes have claimed."""
 _ATTEMPTS = 2
-"""Processes that may die of a cell before it counts as failed."""
+"""Processes that may die while they run a cell before it counts as failed."""
 
 
 class Engine(Protocol):
-    """What runs cells, several at a time.
+    """Runs cells, several at a time.
 
-    A cell that was started ends with one `Ended`, `Busy` or `Died`.
+    Every cell that was started ends with one `Ended`, `Busy` or `Died`.
     """
 
     @property
     def places(self) -> int:
-        """Cells that may run at the same time, now."""
+        """The number of cells that may run at the same time, now."""
 
     def start(self, cell: Cell) -> None:
-        """Begin a cell; there is a place for it."""
+        """Start a cell; the caller has made sure that there is a place for it."""
 
     def wait(self, seconds: float) -> list[Event]:
-        """What has happened since the last call, after that time at most."""
+        """Return the events since the last call, after ``seconds`` at most."""
 
     def close(self) -> None:
-        """Stop what runs, and let go of all processes."""
+        """Stop running cells, and let go of all processes."""
 
 
 @dataclass
 class Summary:
-    """What a call of `run_study` has come to: numbers of cells, and seconds."""
+    """The outcome of a call of `run_study`: numbers of cells, and seconds."""
 
     done: int = 0
     failed: int = 0
-    skipped: int = 0  # they were in the store
-    elsewhere: int = 0  # another process ran them in the meantime
-    seconds: float = 0.0  # on the clock
-    trained: float = 0.0  # that the cells took to train, all together
-    overhead: float = 0.0  # of everything else that was done for them
+    skipped: int = 0  # already in the store
+    elsewhere: int = 0  # run by another process in the meantime
+    seconds: float = 0.0  # wall-clock time
+    trained: float = 0.0  # training time of all cells together
+    overhead: float = 0.0  # time for everything else that was done for them
 
 
 def to_run(
     cells: Sequence[Cell], tally: Mapping[str, Counter[str]], *, retry_failed: bool = False
 ) -> list[Cell]:
-    """The cells that the store has no result of, each once."""
+    """Return the cells that have no result in the store, each once."""
     left = {}
     for cell in cells:
         seen = tally.get(cell.id, Counter())
@@ -78,10 +78,10 @@ def run_study(
 ) -> Summary:
     """Run the cells that are not in the store, and append a row for each.
 
-    Several processes may do so for one store at once: they share the cells. Killed at any moment,
-    the same call goes on.
+    Several processes may run the cells of one store at once: they share them. After being killed at
+    any moment, the same call resumes.
 
-    At its end the engine is closed. Cells that failed before are run if ``retry_failed`` says so.
+    The engine is closed at the end. With ``retry_failed``, cells that failed before are run again.
 
     Raises:
         PrecropError: the store cannot be written.
@@ -109,14 +109,14 @@ class _Running:
     before: Mapping[str, Counter[str]]  # the store's tally when it began
     pending: deque[Cell]
     summary: Summary
-    running: dict[str, tuple[Cell, datetime]] = field(default_factory=dict)  # and since when
+    running: dict[str, tuple[Cell, datetime]] = field(default_factory=dict)  # with its start time
     waiting: dict[str, tuple[Cell, Path]] = field(default_factory=dict)
-    """Cells that another process runs, or whose run it trains, with its lock."""
+    """Cells that another process runs, or whose run it trains, with the lock to wait for."""
     claims: dict[str, Lock] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
 
     def all(self) -> Summary:
-        """Run until nothing is left."""
+        """Run until no cell is left, and return the summary."""
         began = looked = time.perf_counter()
         while self.pending or self.running or self.waiting:
             while len(self.running) < self.engine.places and (cell := self._next()):
@@ -132,7 +132,7 @@ class _Running:
         return self.summary
 
     def _next(self) -> Cell | None:
-        """The next cell that is ours to run, claimed."""
+        """Claim and return the next cell to run, or None if there is none."""
         while self.pending:
             cell = self.pending.popleft()
             if cell.id in self.claims:
@@ -151,9 +151,9 @@ class _Running:
         return None
 
     def _taken(self, event: Event) -> Event:
-        """What an engine's event means to the study, once that has learnt of it.
+        """Update the state by an engine's event; return the event that this means for the study.
 
-        A cell that kills its processes has failed; of another the run goes on where it was.
+        A cell has failed if processes died while they ran it; the first time, it is run again.
         """
         if not isinstance(event, (Ended, Busy, Died)):
             return event
@@ -172,7 +172,7 @@ class _Running:
         return event
 
     def _end(self, event: Ended) -> None:
-        """Keep a cell's row; its claim is given up after that, so that nobody runs it again."""
+        """Store a cell's row, and only then release its claim, so that nobody runs it again."""
         self.store.append([event.row])
         self.claims.pop(event.cell).release()
         failed = event.row.status == "failed"
@@ -182,7 +182,7 @@ class _Running:
         self.summary.overhead += event.row.overhead
 
     def _look_again(self) -> None:
-        """Bring cells back whose lock is free by now, in their turn after all others."""
+        """Report the cells run elsewhere; queue those whose lock is free, after all others."""
         elsewhere = self.waiting.keys() - self.claims.keys()
         self.tell(Elsewhere(len(elsewhere)))
         for cell, lock in list(self.waiting.values()):

@@ -1,4 +1,4 @@
-"""What a YAML file says, as pydantic's models; a mistake is one line that says where it is."""
+"""YAML files as pydantic models; a mistake is reported in one line that says where it is."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,10 +33,10 @@ _NAMES = ("name", "model", "claim")
 
 
 class Entry(BaseModel):
-    """A mapping in the file whose keys are all known, and whose values are taken as written.
+    """A mapping in the file: unknown keys are refused, and values are taken without conversion.
 
     Attributes:
-        SHORT: the key that a text alone stands for, where one may be written instead.
+        SHORT: the key whose value may be written as a plain text in place of the mapping.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -51,20 +51,20 @@ class Entry(BaseModel):
 
     @classmethod
     def _key(cls, name: str) -> str:
-        """What the file calls a field."""
+        """Return the key that the file uses for a field."""
         return str(cls.model_fields[name].validation_alias or name)
 
     @property
     def written(self) -> set[str]:
-        """The keys that the file has, whatever their values are."""
+        """The keys that the file has, whatever their values."""
         return {self._key(name) for name in self.model_fields_set}
 
 
 def known_keys(content: Any, keys: Sequence[str]) -> Any:
-    """A mapping of these keys and no others.
+    """Return ``content`` if it is a mapping with no other keys than these.
 
     Raises:
-        PrecropError: it is not such an entry, or has another key.
+        PrecropError: it is not a mapping, or has another key.
     """
     if not isinstance(content, Mapping):
         raise PrecropError(f"{brief(content)} is not a mapping: write {', '.join(keys[:3])}: …")
@@ -94,11 +94,11 @@ def _once(items: list[T]) -> list[T]:
 Line = Annotated[str, AfterValidator(_one_line)]
 """A text of one line."""
 Several = Annotated[list[T], Field(min_length=1), AfterValidator(_once)]
-"""A list that is not empty, of different items."""
+"""A list of at least one item, without duplicates."""
 
 
 def read_entry(kind: type[E], path: Path) -> E:
-    """A file whose content is one entry.
+    """Read a file whose content is one entry.
 
     Raises:
         PrecropError: one line with the file, the place in it and what is wrong there.
@@ -109,10 +109,10 @@ def read_entry(kind: type[E], path: Path) -> E:
 
 
 def as_entry(kind: type[E], content: Any) -> E:
-    """Some content as an entry of a kind.
+    """Validate some content as an entry of a kind.
 
     Raises:
-        PrecropError: one line that says the place in the content and what is wrong there.
+        PrecropError: one line with the place in the content and what is wrong there.
     """
     try:
         return kind.model_validate(content)
@@ -121,7 +121,7 @@ def as_entry(kind: type[E], content: Any) -> E:
 
 
 def _in_a_line(error: ValidationError, content: Any) -> str:
-    """The first mistake; one that several types refuse is said with all of them."""
+    """Describe the first mistake; if a value fits none of several types, name all of these."""
     first, *others = error.errors(include_url=False)
     place = _place(first["loc"], content)
     if first["type"] == "missing":
@@ -134,7 +134,7 @@ def _in_a_line(error: ValidationError, content: Any) -> str:
 
 
 def _place(loc: Sequence[int | str], content: Any) -> str:
-    """Where in the content a mistake is: ``variants, SynFlow: plan.divisor``."""
+    """Return where in the content a mistake is: ``variants, SynFlow: plan.divisor``."""
     place = ""
     for step in loc:
         if isinstance(content, Mapping) and step in content:
@@ -145,5 +145,5 @@ def _place(loc: Sequence[int | str], content: Any) -> str:
             names = [content.get(key) for key in _NAMES] if isinstance(content, Mapping) else []
             name = next((name for name in names if isinstance(name, str)), f"entry {step + 1}")
             place = f"{place.removesuffix(': ')}, {name}: "
-        # What else stands in a place names one of the types that a value may have.
+        # Any other step names one of the types that a value may have.
     return place.removesuffix(": ")

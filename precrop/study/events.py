@@ -1,4 +1,4 @@
-"""What the running of a study's cells comes to, as an engine tells it."""
+"""The events of a running study, as an engine reports them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Began:
-    """A cell's network is planned and its training begins, or goes on."""
+    """A cell's network is planned, and its training begins or resumes."""
 
     cell: str
     run: str
@@ -29,7 +29,7 @@ class Began:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch is over: the held-out accuracy after it."""
+    """An epoch has ended, with this held-out accuracy."""
 
     cell: str
     epoch: int
@@ -46,7 +46,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Busy:
-    """A cell comes to a run that another process is training; it is free when the lock is."""
+    """Another process trains the run that a cell leads to; the lock is free when it has ended."""
 
     cell: str
     lock: Path
@@ -54,7 +54,7 @@ class Busy:
 
 @dataclass(frozen=True)
 class Died:
-    """The process that ran a cell is gone."""
+    """The process that ran a cell has died."""
 
     cell: str
     reason: str
@@ -62,14 +62,14 @@ class Died:
 
 @dataclass(frozen=True)
 class DoneElsewhere:
-    """Another process has run a cell meanwhile."""
+    """Another process has run a cell in the meantime."""
 
     cell: str
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """So many cells are run by another ``precrop study run`` on the same store."""
+    """The number of cells that another ``precrop study run`` on the same store is running."""
 
     cells: int
 
@@ -77,4 +77,4 @@ class Elsewhere:
 Event = Started | Began | Epoch | Ended | Busy | Died | DoneElsewhere | Elsewhere
 Report = Callable[[Began | Epoch], None]
 Work = Callable[["Cell", Path, Report], tuple[Ended | Busy, bool]]
-"""Runs a cell, as `precrop.study.worker.work`; whether its process is fit for another one."""
+"""Runs a cell, as `precrop.study.worker.work`; the flag says whether its process is still fit."""

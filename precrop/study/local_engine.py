@@ -1,7 +1,7 @@
-"""Cells in processes on this machine, each with a device or a share of the CPU of its own.
+"""Cells in processes on this machine, each with its own device or share of the CPU.
 
-Pools of libraries (loky, Pebble) lose Ctrl-C while a process starts or show its traceback, and warn
-of leaked semaphores where the study is killed.
+Libraries' process pools do not fit: loky and Pebble lose Ctrl-C while a process starts or show its
+traceback, and warn of leaked semaphores when the study is killed.
 """
 
 import faulthandler
@@ -28,18 +28,18 @@ from precrop.study.worker import work
 _PATIENCE = 5.0
 """Seconds that a process gets to end before it is killed; nothing is lost by that."""
 Place = Mapping[str, str]
-"""Where one cell runs: variables that its process has on top of ours."""
+"""Where one cell runs: environment variables that its process has on top of ours."""
 
 
 def places(
     processes: int | None = None, runs_per_device: int = 1, threads: int | None = None
 ) -> list[Place]:
-    """Places on this machine: on its GPUs where there are any, else on its CPU.
+    """Return the places on this machine: on its GPUs if there are any, else on its CPU.
 
-    ``threads`` are those of the CPU for each; by default they share all.
+    ``threads`` are CPU threads per place; by default the places share all of them.
 
     Raises:
-        PrecropError: a number is not 1 or more, or is for what this machine trains on not.
+        PrecropError: a number is below 1, or does not go with the devices of this machine.
     """
     import torch
 
@@ -55,7 +55,7 @@ def places(
     if processes is not None:
         raise PrecropError("there are GPUs here: say --runs-per-device instead of --processes")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    # Devices end with the first name that means none.
+    # CUDA ignores what follows the first invalid name.
     names = visible.split(",")[:devices] if visible else [*map(str, range(devices))]
     each = threads or every // (len(names) * runs_per_device)
     # All devices get one cell before any gets its second.
@@ -81,7 +81,7 @@ class _Worker:
         theirs.close()
 
     def events(self) -> Iterator[Event]:
-        """What it has told. A process that is gone while it ran a cell has died."""
+        """Yield what the process has sent; `Died` if it is gone while it ran a cell."""
         try:
             while self.fit and self.pipe.poll():
                 event, self.fit = self.pipe.recv()
@@ -100,21 +100,21 @@ class _Worker:
                 yield Died(self.cell.id, _end(self.process.exitcode))
 
     def stop(self) -> None:
-        """Ask it to end."""
+        """Ask the process to end."""
         self.process.terminate()
         self.pipe.close()
 
     def gone(self, seconds: float) -> None:
-        """Wait for its end, and bring it about if that takes too long."""
+        """Wait for the process to end; kill it after ``seconds``."""
         self.process.join(seconds)
         self.process.kill()
         self.process.join()
 
 
 class LocalEngine:
-    """Processes that stay, with the images in memory, for one cell after another.
+    """Runs one cell after another in processes that stay alive and keep the images in memory.
 
-    Runs have their folders in ``output``; what a cell's process prints is a file in ``logs``.
+    Runs get their folders in ``output``; what a cell's process prints goes to a file in ``logs``.
 
     Raises:
         PrecropError: ``logs`` is a link.
@@ -130,19 +130,19 @@ class LocalEngine:
         self._workers: list[_Worker] = []
 
     def start(self, cell: Cell) -> None:
-        """Give the cell to a process that waits, or to a new one."""
+        """Give the cell to an idle process, or to a new one."""
         worker = next((worker for worker in self._workers if worker.cell is None), None)
         if worker is None:
             with uninterrupted():
                 worker = _Worker(self._free.pop(), *self._task)
                 self._workers.append(worker)
         worker.cell = cell
-        # A process that has died is noticed where its events are read.
+        # That a process has died is noticed when its events are read.
         with suppress(OSError):
             worker.pipe.send(cell)
 
     def wait(self, seconds: float) -> list[Event]:
-        """What the processes tell."""
+        """Return what the processes have sent."""
         if not self._workers:
             time.sleep(seconds)
             return []
@@ -159,7 +159,7 @@ class LocalEngine:
         return found
 
     def close(self) -> None:
-        """End all processes; a run that is cut short goes on from its last epoch next time."""
+        """End all processes; an interrupted run resumes from its last epoch next time."""
         for worker in self._workers:
             worker.stop()
         deadline = time.monotonic() + _PATIENCE
@@ -169,11 +169,11 @@ class LocalEngine:
 
 
 def _serve(pipe: Connection, work: Work, output: Path, logs: Path) -> None:
-    """What a process does: run the cells that come, until there is nobody to send them."""
+    """Run the cells that come through the pipe, until the parent closes it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    # So that what is half written is removed.
+    # Raise KeyboardInterrupt on SIGTERM, so that half-written files are removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    end_with_parent()  # and don't train on for nobody, holding the run's lock
+    end_with_parent()  # instead of training on and holding the run's lock
     _open_streams()
     faulthandler.enable()
     with suppress(EOFError, KeyboardInterrupt):  # nothing more to do, or told to end
@@ -186,7 +186,7 @@ def _serve(pipe: Connection, work: Work, output: Path, logs: Path) -> None:
 
 
 def _open_streams() -> None:
-    """Give this process the standard streams that its parent does not have."""
+    """Give this process the standard streams that its parent lacks."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
@@ -194,7 +194,7 @@ def _open_streams() -> None:
 
 @contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
-    """What this process and its libraries print goes to a file, which is kept if it has words."""
+    """Redirect what this process and its libraries print to a file, which is removed if empty."""
     refuse_link(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
@@ -209,7 +209,7 @@ def _printing_to(path: Path) -> Iterator[None]:
 
 
 def _end(status: int | None) -> str:
-    """How a process ended, in words."""
+    """Return how a process ended, in words."""
     if status is not None and status < 0:
         return f"killed by {signal.Signals(-status).name}"
     return f"exit status {status}"

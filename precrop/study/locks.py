@@ -1,7 +1,7 @@
 """Locks: files that one process at a time claims, and that are free again when it ends.
 
-They are locks of `filelock`, whose files are removed while they are held, so that a store's folder
-keeps none of them. From version 4 on that is safe: a file that was removed is nobody's lock.
+They are locks of `filelock` whose files are removed while they are held, so that none stay in a
+store's folder. That is safe from version 4 on, in which a lock on a removed file does not count.
 """
 
 from contextlib import AbstractContextManager, suppress
@@ -14,17 +14,17 @@ from precrop.files import refuse_link
 
 
 class Lock(AbstractContextManager["Lock"]):
-    """A claimed file. `take` gives it, `release` or the end of the process ends it."""
+    """A claimed file: `take` claims it, `release` or the end of the process frees it."""
 
     def __init__(self, lock: FileLock) -> None:
         self._lock = lock
 
     @classmethod
     def take(cls, path: Path) -> "Lock | None":
-        """Lock a file, or None if another process, or another part of this one, has it.
+        """Lock a file; return None if another process, or another part of this one, has it.
 
         Raises:
-            PrecropError: the file cannot be made, or its folder is a link.
+            PrecropError: the file cannot be created, or its folder is a link.
         """
         refuse_link(path.parent)
         lock = FileLock(path, timeout=0, thread_local=False)
@@ -37,7 +37,7 @@ class Lock(AbstractContextManager["Lock"]):
         return cls(lock)
 
     def release(self) -> None:
-        """Give the file up, and remove it; one that is not empty was no lock, and stays."""
+        """Remove the file and free the lock; a file that is not empty was no lock, and stays."""
         path = Path(self._lock.lock_file)
         with suppress(OSError):  # it is gone, or Windows removes no open file
             if not path.stat().st_size:
@@ -49,7 +49,7 @@ class Lock(AbstractContextManager["Lock"]):
 
 
 def is_claimed(path: Path) -> bool:
-    """Whether someone has claimed a file. A file that a killed process left is removed."""
+    """Whether someone has claimed a file; a file left by a killed process is removed."""
     if not path.exists():
         return False
     claim = Lock.take(path)

@@ -1,4 +1,4 @@
-"""The row of a store that a cell becomes, trained or failed."""
+"""The row that a cell gets in the store, whether it was trained or failed."""
 
 import math
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from precrop.training.folder import Result
 
 _MEASURED = ("run", "accuracy", "best_accuracy", "loss", "params", "macs")
-"""Fields of a row that its result has, and a cell that failed has not."""
+"""Fields of a row that come from the result; they are None if the cell failed."""
 
 
 def outcome(cell: Cell, prepared: Prepared, result: "Result", **spent: Any) -> Row:
-    """The row of a cell that was trained; one that diverged at its end has failed.
+    """Return the row of a trained cell; with a final loss that is not finite, the cell has failed.
 
     Args:
         cell: the cell.
-        prepared: what was trained for it.
-        result: what that came to; its folder holds the masks.
+        prepared: its run.
+        result: the result of the run, whose folder holds the masks.
         spent: the row's ``overhead``, ``started``, ``ended`` and ``device``.
     """
     run = prepared.run
@@ -46,7 +46,7 @@ def outcome(cell: Cell, prepared: Prepared, result: "Result", **spent: Any) -> R
 
 
 def failure(cell: Cell, error: BaseException, data_digest: str = "", **spent: Any) -> Row:
-    """The row of a cell that failed; the arguments are as for `outcome`."""
+    """Return the row of a cell that failed; the arguments are those of `outcome`."""
     from precrop.training.runs import current_versions
 
     kind = "" if isinstance(error, PrecropError) else type(error).__name__
@@ -67,7 +67,7 @@ def failure(cell: Cell, error: BaseException, data_digest: str = "", **spent: An
 
 
 def _asked(cell: Cell, data: str, bases: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The fields that `outcome` and `failure` share; ``bases`` is what the original costs."""
+    """Return the fields that every row has; ``bases`` are the costs of the original network."""
     bases, side = bases or {}, cell.image_size
     return {
         "study": cell.study,
@@ -89,14 +89,14 @@ def _asked(cell: Cell, data: str, bases: Mapping[str, int] | None = None) -> dic
 
 
 def _share(name: str, budget: Budget | None, base: int | None) -> float | None:
-    """A budget as a share of the original; of one that isn't written so where that is known."""
+    """Return a budget as a share of the original; None if there is none, or ``base`` is unknown."""
     if budget is None or isinstance(budget, float):
         return budget
     return None if base is None else parse_budget(name, budget, base) / base
 
 
 def _layers(prepared: Prepared, result: "Result") -> dict[str, Any]:
-    """The share of every layer's weights that the trained network has, and its channels."""
+    """Return the densities and the channels of all layers of the trained network, by name."""
     plan, layers = prepared.run.plan, prepared.original.layers
     if plan is not None:
         return {"densities": plan.densities, "widths": plan.widths}

@@ -1,7 +1,7 @@
-"""Rows of older stores, which were Parquet files called parts, beside what is written today.
+"""Rows of older stores, which were Parquet files called parts.
 
-A part may stand for others, which it was merged from: those are left out, also where a merge was
-cut short.
+A part that was merged from others replaces them: those are left out, also if the merge was cut
+short before it removed them.
 """
 
 import json
@@ -19,23 +19,23 @@ from precrop.errors import MALFORMED
 from precrop.files import open_plain
 from precrop.study.rows import FIELDS, Row, from_json, why_not_read
 
-_COLUMNS = tuple(name for name in FIELDS if name != "code")  # which came after the last part
+_COLUMNS = tuple(name for name in FIELDS if name != "code")  # added after the last part
 _NESTED = ("args", "recipe", "densities", "widths", "versions")
-"""Columns of JSON, as is the history."""
+"""Columns that hold JSON, as the history does."""
 _TIMES = ("started", "ended")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHECKED = re.compile(r"-crc([0-9a-f]{8})\.parquet$")
-"""Ends a part's name with its checksum; the first versions wrote none."""
+"""Matches the checksum at the end of a part's name; the first versions wrote none."""
 _TIMES_LARGER, ALLOWED, _ROW = 100, 1 << 24, 1 << 10
-"""How many times larger than its file the rows of a part may be, bytes that any may have, and those
-of a row without its texts: a file of some kilobytes may say one text a million times.
+"""Limits for a part's rows, as a small file may repeat one text a million times: a multiple of its
+size, the bytes that any part may have, and the bytes that a row counts without its texts.
 """
 
 
 def read_parts(folder: Path) -> tuple[list[Row], dict[str, str]]:
-    """All rows, each once, and the parts that cannot be read, each with the reason."""
+    """Return all rows, each once, and the parts that cannot be read, each with the reason."""
     names = None
-    while names != (names := _names(folder)):  # an older version may merge parts in the meantime
+    while names != (names := _names(folder)):  # an older version may be merging parts
         parts: dict[str, tuple[frozenset[str], list[Row]]] = {}
         dropped: dict[str, str] = {}
         for name in names:
@@ -53,14 +53,14 @@ def _names(folder: Path) -> list[str]:
 
 
 def read_part(path: Path) -> tuple[frozenset[str], list[Row]]:
-    """One part as its file has it: the parts that it stands for, and its rows."""
+    """Read one part: the names of the parts that it replaces, and its rows."""
     with open_plain(path) as opened:
         content = opened.read()
     checked = _CHECKED.search(path.name)
     if checked is not None and int(checked[1], 16) != zlib.crc32(content):
         raise ValueError("its content is not what was written: the checksum in its name differs")
-    # A thread of Arrow's that lets go of Python's bytes while the interpreter ends aborts the
-    # process (apache/arrow issue 34314), so none gets hold of them.
+    # If a thread of Arrow's frees Python's bytes while the interpreter ends, it aborts the
+    # process (apache/arrow issue 34314), so no thread gets them.
     file = pq.ParquetFile(pa.BufferReader(content))
     if sorted(file.schema_arrow.names) != sorted(_COLUMNS):
         raise ValueError("its columns are not those of a study's rows")
@@ -80,11 +80,11 @@ def read_part(path: Path) -> tuple[frozenset[str], list[Row]]:
 
 
 def _value(row: pa.RecordBatch, name: str) -> Any:
-    """What a batch of one row has in a column."""
+    """Return the value of a column in a batch of one row."""
     if name not in _TIMES:
         return row.column(name)[0].as_py()
     time = row.column(name).cast(pa.timestamp("us", tz="UTC"))
-    microseconds = time.cast(pa.int64())[0].as_py()  # Arrow's own times need a list of zones
+    microseconds = time.cast(pa.int64())[0].as_py()  # Arrow's own times need a time zone database
     return _EPOCH + timedelta(microseconds=microseconds)
 
 

@@ -1,4 +1,4 @@
-"""What a cell trains: its network planned or masked, and whether that can be done."""
+"""From a cell to its run: plan or mask its network, or find that this is impossible."""
 
 import dataclasses
 import json
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from precrop.training.runs import MaskSpec, Run
 
 _STAND_IN = "magnitude"
-"""A method that takes no time, in the place of others that budgets can stop just as well."""
+"""A method that takes no time, in place of slower ones; budgets fail with it just the same."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell's run, ready to be trained, and what its network has before it is made smaller."""
+    """A cell's run, ready for training, and the counts of its original network."""
 
     run: "Run"
     original: "Count"
@@ -38,8 +38,8 @@ def check(cells: Sequence[Cell], data: "ImageData") -> None:
     Every network is built once, and every variant within every budget once, whatever its seeds.
 
     Raises:
-        PrecropError: a network that is unknown or does not fit the data, a budget that is
-            impossible, an option without sense; the message begins with the cell.
+        PrecropError: a network is unknown or does not fit the data, a budget is impossible, or an
+            option makes no sense; the message begins with the cell.
     """
     from precrop.training.networks import build
 
@@ -56,7 +56,7 @@ def check(cells: Sequence[Cell], data: "ImageData") -> None:
 
 
 def prepare(cell: Cell, data: "ImageData") -> Prepared:
-    """Plan a cell's network, or decide its mask.
+    """Plan a cell's network or decide its mask, and return the run.
 
     Methods that look at weights see the initial weights of the cell's own run.
 
@@ -71,7 +71,7 @@ def prepare(cell: Cell, data: "ImageData") -> Prepared:
 
 
 def try_out(cell: Cell, data: "ImageData") -> None:
-    """Do of `prepare` what can fail, with a method of no effort in the place of one that scores."""
+    """Run the steps of `prepare` that can fail, with a fast method in place of one that scores."""
     how = _quick(cell.how)
     original = _Original(dataclasses.replace(cell, how=how), data)
     if original.plan() is None and how.densities is not None:
@@ -79,10 +79,10 @@ def try_out(cell: Cell, data: "ImageData") -> None:
 
 
 def _quick(how: Variant) -> Variant:
-    """A nameless variant that fails where this one does, but takes no time: equal for many."""
+    """Return a fast, nameless variant that fails where this one does; many variants share one."""
     from precrop.pruning.methods import METHODS
 
-    # A user's own is tried as it is: whether it fails is worth knowing before anything trains.
+    # A user's own method is tried as it is, to see its errors before anything trains.
     name = how.densities or ""
     scored = name in METHODS and METHODS[name].kind == "score" and not runs_user_code(name)
     return dataclasses.replace(
@@ -95,7 +95,7 @@ def _quick(how: Variant) -> Variant:
 
 
 def _run(cell: Cell, data: "ImageData") -> "Run":
-    """The run of the dense network."""
+    """Return the run of the dense network."""
     from precrop.training.networks import for_classes
     from precrop.training.runs import Run
 
@@ -109,7 +109,7 @@ def _run(cell: Cell, data: "ImageData") -> "Run":
 
 
 class _Original:
-    """A cell's network before it is made smaller, and how it could be."""
+    """A cell's network before it is made smaller, and the ways to do that."""
 
     def __init__(self, cell: Cell, data: "ImageData") -> None:
         from precrop.counting import count
@@ -123,7 +123,7 @@ class _Original:
 
     @cached_property
     def budgets(self) -> dict[str, Budget]:
-        """The cell's budgets, or what the variant that it has to match costs."""
+        """The cell's budgets, or the size of the variant that it has to match."""
         match = self.cell.how.match
         if match is None:
             return self.cell.limits.given()
@@ -135,7 +135,7 @@ class _Original:
         return {"params": built.params, "macs": built.macs}
 
     def plan(self) -> "Plan | None":
-        """The plan by the variant's way, if it has one."""
+        """Return the plan by the variant's way, or None if it has none."""
         how = self.cell.how
         if how.way is None:
             return None
@@ -150,7 +150,7 @@ class _Original:
         return WAYS[how.way](request)
 
     def mask(self, plan: "Plan | None") -> "MaskSpec | None":
-        """What the network is masked by: the variant's method, or a plan's densities."""
+        """Return the mask, by the variant's method or a plan's densities, or None."""
         from precrop.training.runs import MaskSpec
 
         how = self.cell.how
@@ -164,7 +164,7 @@ class _Original:
         return MaskSpec(how.densities, how.mask, *budgets, options=how.method_options)
 
     def densities(self) -> dict[str, float]:
-        """What the variant's method makes of the cell's budgets."""
+        """Return each layer's density by the variant's method within the cell's budgets."""
         from precrop.pruning.methods import find_method, layer_densities
         from precrop.pruning.problem import Problem
 
@@ -179,7 +179,7 @@ class _Original:
         return layer_densities(problem, how.densities, **how.method_options)
 
     def _weight_limits(self) -> dict[str, int]:
-        """The budgets of the whole network as budgets of its prunable weights."""
+        """Return the budgets of the whole network as limits on its prunable weights."""
         from precrop.pruning.problem import prunable
 
         bases = self.counted.costs

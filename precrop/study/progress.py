@@ -1,4 +1,4 @@
-"""How far a study is: bars in a terminal, else a line per cell that is over."""
+"""Progress of a study: a line per cell that is over, and bars in a terminal."""
 
 import time
 from collections import Counter, defaultdict
@@ -18,9 +18,9 @@ from precrop.study.rows import Row
 
 
 class Forecast:
-    """Estimates the time left: a cell takes as long as those did that are most like it.
+    """Estimates the time left: a cell takes as long as the most similar ones took.
 
-    ``places`` says how many cells run at the same time, now.
+    ``places`` returns how many cells run at the same time, now.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Forecast:
 
     @property
     def over(self) -> int:
-        """Cells that are over."""
+        """The number of cells that are over."""
         return len(self._kinds) - len(self._left)
 
     def take(self, event: Event) -> None:
-        """Learn of an event."""
+        """Update the estimates by an event."""
         if isinstance(event, Elsewhere):
             return
         cell, now = event.cell, self._clock()
@@ -61,7 +61,7 @@ class Forecast:
             self._epochs[cell] = event.epochs
         elif isinstance(event, Epoch):
             self._trained[cell] += 1
-            mine = self._trained[cell]  # others were trained before it was interrupted
+            mine = self._trained[cell]  # earlier ones were trained before an interruption
             each = (now - self._started[cell]) / mine
             self._took[cell] = each * (mine + self._epochs[cell] - event.epoch)
         else:
@@ -73,7 +73,7 @@ class Forecast:
                     self._took[cell] = took
 
     def seconds(self) -> float | None:
-        """Until all is over; None while nothing is known."""
+        """Return the seconds until all cells are over, or None while nothing is known."""
         known = defaultdict[tuple[str, str], list[float]](list)
         for cell, took in self._took.items():
             for kind in self._kinds[cell]:
@@ -90,7 +90,7 @@ class Forecast:
 
 @contextmanager
 def shown(cells: Sequence[Cell], places: Callable[[], int]) -> Iterator[Callable[[Event], None]]:
-    """Show on standard error how far the running of cells is; gives what to tell events to.
+    """Show the progress of cells on standard error; yield the function that takes the events.
 
     There is a line for each cell that is over, and in a terminal bars for the study and what runs.
     """
@@ -133,7 +133,7 @@ def shown(cells: Sequence[Cell], places: Callable[[], int]) -> Iterator[Callable
 
 
 def duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds; a question mark where nobody knows."""
+    """Return hours, minutes and seconds, or a question mark for None."""
     return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
@@ -147,7 +147,7 @@ def _came_to(row: Row) -> str:
 
 
 def _above(row: Row) -> Iterator[str]:
-    """What a masked network has beyond its budgets: whole units may take more."""
+    """Yield by how much a masked network exceeds its budgets, as whole units may."""
     for name in ("params", "macs") if row.kind == "masked" else ():
         has, base, asked = (getattr(row, f"{part}{name}") for part in ("", "base_", "asked_"))
         if asked is not None and has > asked * base * (1 + WHOLE_UNITS):

@@ -1,7 +1,7 @@
-"""Cells as tasks on a Ray cluster. Rows are appended by the process that called, once each.
+"""Cells as tasks on a Ray cluster; the calling process appends each one's row.
 
-The runs' folder has to be one that all nodes see under the same path, where a run shall go on from
-its last epoch after its node was lost; otherwise it begins anew on another one.
+A run whose node is lost resumes from its last epoch only if all nodes see the runs' folder under
+the same path; otherwise it starts over on another node.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# In a cluster that we start, runs are as urgent as those of the local engine.
+# In a cluster that we start, runs have the same priority as in the local engine.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
@@ -27,11 +27,11 @@ from precrop.study.events import Died, Event, Work
 from precrop.study.worker import work
 
 _AGAIN = 3
-"""Times that Ray runs a cell again whose node or process is gone, before we are told."""
+"""Times that Ray retries a cell whose node or process is gone before it reports that."""
 
 
 class RayEngine:
-    """Tasks on Ray, one per cell; as many at a time as the cluster has room for.
+    """Runs each cell as a Ray task, as many at a time as the cluster has room for.
 
     Without an address a cluster is started on this machine.
 
@@ -64,7 +64,7 @@ class RayEngine:
 
     @property
     def places(self) -> int:
-        """Runs for which the cluster, as it is now, has room."""
+        """The number of runs for which the cluster, as it is now, has room."""
         there = _resources()
         places = int(there.get("CPU", 0) // self._threads)
         if "GPU" in there:
@@ -76,7 +76,7 @@ class RayEngine:
         self._running[self._task.remote(cell, *self._arguments)] = cell
 
     def wait(self, seconds: float) -> list[Event]:
-        """What the tasks tell, and what came of those that are over."""
+        """Return what the tasks report, and the events of those that are over."""
         if not self._running:
             time.sleep(seconds)
             return []
@@ -95,7 +95,7 @@ class RayEngine:
         return event
 
     def close(self) -> None:
-        """Stop what runs; a cluster that was there before stays."""
+        """Stop running tasks; a cluster that was there before stays."""
         with contextlib.suppress(ray.exceptions.RayError):
             for task in self._running:
                 ray.cancel(task, force=True)
@@ -106,7 +106,7 @@ class RayEngine:
 
 
 def _run(cell: Cell, output: Path, folder: Path, told: Queue, threads: int, work: Work) -> Event:
-    """The task: work as in a process of our own."""
+    """Run the task: work on the cell as a process of the local engine does."""
     if folder.is_dir():
         os.chdir(folder)  # paths of images and modules of networks are relative to it
         if str(folder) not in sys.path:
@@ -119,13 +119,13 @@ def _run(cell: Cell, output: Path, folder: Path, told: Queue, threads: int, work
 
 
 def _resources() -> dict[str, float]:
-    """What the cluster has, by kind."""
+    """Return what the cluster has, by kind."""
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return found
 
 
 def _connect(address: str | None) -> bool:
-    """Join a cluster, or start one; whether it is ours to leave."""
+    """Join a cluster, or start one; return whether we have to leave it."""
     if ray.is_initialized():
         return False
     _check_answers(address or "")
@@ -136,7 +136,7 @@ def _connect(address: str | None) -> bool:
 
 
 def _check_answers(address: str) -> None:
-    """Whether anything listens there: Ray itself tries for minutes, and then ends the process."""
+    """Check that something listens there: Ray tries for minutes, and then ends the process."""
     host, _, port = address.rpartition(":")
     if "/" in address or not port.isdecimal():
         return

@@ -1,4 +1,4 @@
-"""YAML of a file that may come from a stranger: plain values alone, each written once."""
+"""YAML files that may come from a stranger: plain values only, each key written once."""
 
 import math
 from pathlib import Path
@@ -10,19 +10,19 @@ from precrop.errors import PrecropError, errors_as
 from precrop.files import open_plain
 
 _MOST = 1 << 18
-"""Bytes of a file; studies have a few thousand."""
+"""Most bytes of a file; studies have a few thousand."""
 _LONGEST, _LARGEST = 10_000, 2**63
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML without what studies have no use for.
+    """YAML without what studies do not need.
 
-    Aliases are refused: ten of ten of ten of them fill any memory. So are keys that are written
-    twice, of which YAML keeps the last one, and tags, which make values of other types.
+    Aliases are refused, as nested ones can fill any memory; so are keys that are written twice, of
+    which YAML keeps the last one, and tags, which make values of other types.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """The next node, if it is written out."""
+        """Return the next node; refuse aliases and tags."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise _refused(f"*{event.anchor}: write it out, aliases are not taken", event)
@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys are texts, each once."""
+        """Return a mapping; refuse keys that are no plain values, or are written twice."""
         found = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -57,7 +57,7 @@ def _refused(problem: str, where: Any) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file: lists, mappings, texts, finite numbers, dates.
+    """Read a YAML file: lists, mappings, texts, finite numbers, dates.
 
     Raises:
         PrecropError: it cannot be read, or holds something else.
@@ -71,7 +71,7 @@ def read_yaml(path: Path) -> Any:
         problem = _odd(content)
     except RecursionError as error:
         raise PrecropError(f"{path} is nested too deeply") from error
-    # Arithmetic fails on numbers that are none of Python's.
+    # Numbers that Python cannot represent raise arithmetic errors.
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         found = str(error).replace('in "<unicode string>", line', "in line")
         raise PrecropError(f"{path} is not YAML: {found}") from error
@@ -81,7 +81,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _odd(value: Any) -> str | None:
-    """What is a value without measure, or does something to a terminal."""
+    """Describe a value that is too large or not finite, or a text that may control a terminal."""
     if isinstance(value, dict):
         return next((odd for pair in value.items() for each in pair if (odd := _odd(each))), None)
     if isinstance(value, list):

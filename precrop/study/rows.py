@@ -1,7 +1,7 @@
-"""One row of a study's store: what was trained, under which conditions, and what came of it.
+"""One row of a study's store: what was trained, under which conditions, with what result.
 
 In a file a row is a line of JSON with a checksum at its end. Its history, most of the line, comes
-last and is decoded when it is looked at.
+last and is decoded on first use.
 """
 
 import json
@@ -32,15 +32,15 @@ Time = Annotated[
 class Row:
     """A cell of a study that was run, once.
 
-    Densities and widths are of every layer with a weight, in the order in which the network runs
-    them; what is empty was not measured or does not apply.
+    Densities and widths are those of every layer with a weight, in the order in which the network
+    runs them; an empty value was not measured or does not apply.
     """
 
     __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
     study: str
-    cell: str  # identity of what was asked for; the same cell is never run twice in a store
-    run: str | None  # identity of what was trained, which cells may share; None if it had none
+    cell: str  # id of what was asked for; a cell that is done is not run again
+    run: str | None  # id of what was trained, which cells may share; None if it had none
     network: str  # its name, as for ``precrop train``
     args: Mapping[str, Any]  # keyword arguments for its builder
     variant: str  # its name within the study
@@ -48,15 +48,15 @@ class Row:
     method: str  # what decided the layers' shares: ``synexp``, ``uniform``…; empty where dense
     granularity: Literal["", "weight", "kernel", "filter", "channel"]  # of what was removed
     asked_params: Figure | None  # the budget as a share of the original's parameters
-    asked_macs: Figure | None  # likewise of its multiply-accumulates
+    asked_macs: Figure | None  # the budget as a share of the original's multiply-accumulates
     seed: Whole
     data: str  # its name, and the images' size where the study gives one
     data_digest: str  # of the images' content
     recipe: Mapping[str, Any]  # its fields
     status: Literal["done", "failed"]
     error: str | None  # in one line
-    accuracy: Share | None  # share of the held-out images that are right after the last epoch
-    best_accuracy: Share | None  # the highest such share after any epoch
+    accuracy: Share | None  # share of held-out images classified correctly after the last epoch
+    best_accuracy: Share | None  # the highest accuracy after any epoch
     loss: Figure | None  # mean loss of the held-out images after the last epoch
     params: Count | None  # parameters, without masked weights
     macs: Count | None  # multiply-accumulates at batch 1, without those of masked weights
@@ -66,7 +66,7 @@ class Row:
     widths: Mapping[str, tuple[Width, Width]]  # input and output channels, by layer name
     history: Sequence[Mapping[str, float]]  # per epoch learning rate, losses, accuracies, seconds
     seconds: Seconds  # that training took
-    overhead: Seconds  # seconds of everything else that the study did for the cell
+    overhead: Seconds  # for everything else that the study did for the cell
     started: Time  # when it was begun, in UTC
     ended: Time  # when it was over, in UTC
     device: str  # what it was trained on
@@ -76,16 +76,16 @@ class Row:
 
 FIELDS = tuple(one.name for one in fields(Row))
 _FINISHED = ("accuracy", "best_accuracy", "loss", "params", "macs", "base_params", "base_macs")
-"""Fields that are None only where a cell failed."""
+"""Fields that are None only if a cell failed."""
 _READER = TypeAdapter(Row)
 _HISTORY, _CHECKSUM = b', "history":', b',"crc32":"'
-"""Where a line's last two values begin. The blank is the only one outside of texts, which have
-their quotes escaped: so the first place that looks like this is the right one.
+"""What a line's last two values begin with. The first has the only blank outside of texts, whose
+quotes are escaped, so its first match is the right one.
 """
 
 
 class History(Sequence[Mapping[str, float]]):
-    """A run's epochs, read by ``text`` as JSON and decoded when they are looked at."""
+    """A run's epochs, which ``text`` reads as JSON; they are decoded on first use."""
 
     def __init__(self, cell: str, text: Callable[[], bytes]) -> None:
         self._cell, self._text = cell, text
@@ -121,8 +121,8 @@ class History(Sequence[Mapping[str, float]]):
 
 
 def to_line(row: Row) -> bytes:
-    """A row as a line of a file."""
-    left_out = {"history"} if row.code else {"history", "code"}  # older versions read it then
+    """Return a row as a line of a file."""
+    left_out = {"history"} if row.code else {"history", "code"}  # for older versions
     values = {name: getattr(row, name) for name in FIELDS if name not in left_out}
     content = _json(values)[:-1] + _HISTORY + _json(tuple(row.history))
     return b'%s%s%08x"}\n' % (content, _CHECKSUM, zlib.crc32(content))
@@ -134,12 +134,12 @@ def _json(value: object) -> bytes:
 
 
 def from_line(line: bytes, read: Callable[[int, int], bytes]) -> Row:
-    """The row of a line that `to_line` made.
+    """Return the row of a line that `to_line` made.
 
-    ``read`` gives so many bytes from a place in the line, when its history is looked at.
+    ``read(start, size)`` returns bytes of the line; it is called when the history is first used.
 
     Raises:
-        ValueError: it was changed, or is not a row.
+        ValueError: the line was changed, or is not a row.
     """
     content, _, checksum = line.rpartition(_CHECKSUM)
     if checksum.rstrip() != b'%08x"}' % zlib.crc32(content):  # Git may have changed a line's end
@@ -150,7 +150,7 @@ def from_line(line: bytes, read: Callable[[int, int], bytes]) -> Row:
 
 
 def from_json(text: bytes, history: Callable[[], bytes]) -> Row:
-    """A row from JSON of all but the history, which ``history`` reads.
+    """Return a row from JSON of everything but the history, which ``history`` reads later.
 
     Raises:
         ValueError: a field is missing, unknown, of another type or out of its bounds.
@@ -164,7 +164,7 @@ def from_json(text: bytes, history: Callable[[], bytes]) -> Row:
 
 
 def why_not_read(error: Exception) -> str:
-    """Why rows cannot be read, in one line."""
+    """Return why rows cannot be read, in one line."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         return one_line(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"]))))

@@ -16,10 +16,10 @@ from precrop.training.recipes import LARGEST_SIDE, Recipe, find_recipe
 from precrop.trust import Trust, check_code
 
 _LONGEST_NAME = 100
-"""Bytes of a study's name: its store is a folder of that name."""
+"""Most bytes of a study's name, which is also the name of its store's folder."""
 _MOST_CELLS = 100_000
 _LARGE = 10**12
-"""Stands for a network's cost where only the sense of a budget is checked."""
+"""Stands for a network's cost where only the form of a budget is checked."""
 
 
 class Limits(Entry):
@@ -35,11 +35,11 @@ class Limits(Entry):
         return self
 
     def given(self) -> dict[str, Budget]:
-        """Those that there are, by cost."""
+        """Return the budgets that are set, by cost."""
         return self.model_dump(exclude_none=True)
 
     def only(self, part: str) -> "Limits":
-        """The budget of one cost; `PrecropError` where there is none."""
+        """Return the budget of one cost alone, or raise `PrecropError` if it is not set."""
         if part not in self.given():
             raise PrecropError(f"budget: {part}, but not all of the study's budgets have {part}")
         return Limits(**{part: self.given()[part]})
@@ -50,7 +50,7 @@ class Limits(Entry):
 
 @dataclass(frozen=True)
 class StudyNetwork:
-    """A network and the recipe that it is trained by."""
+    """A network and the recipe to train it with."""
 
     model: ModelSpec
     recipe: Recipe
@@ -58,7 +58,7 @@ class StudyNetwork:
 
 @dataclass(frozen=True)
 class Series:
-    """A variant with everything that it is run for."""
+    """A variant with all networks, budgets and seeds that it is run for."""
 
     variant: Variant
     networks: tuple[StudyNetwork, ...]
@@ -79,16 +79,16 @@ class Study:
     image_size: int | None = None  # pixels of a side that images are brought to; None leaves them
 
     def at(self, data: str) -> "Study":
-        """The same study, of the same cells, with its images elsewhere: in a folder, say."""
+        """Return the same study, of the same cells, with its images elsewhere: in a folder, say."""
         return replace(self, data=data)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a variant is to the claims that are judged by its runs."""
+    """The part of a variant in the claims that are judged by its runs."""
 
     role: str  # what claims call it
-    match: str | None = None  # the variant that it is made as large as, where it is
+    match: str | None = None  # the variant whose size it is made to match, if any
 
 
 def _name_of_a_folder(name: str) -> str:
@@ -109,7 +109,7 @@ def _beside(claims: Any) -> Any:
 
 
 def _recipe(value: Any) -> Recipe:
-    """A recipe's name, or a mapping of its ``name`` and the fields to change."""
+    """Return the recipe of a name, or of a mapping with its ``name`` and the fields to change."""
     settings = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = settings.pop("name", None)
     if not isinstance(name, str):
@@ -129,7 +129,7 @@ Seeds = Several[Annotated[int, Field(ge=0, lt=2**63)]]
 
 
 class DataEntry(Entry):
-    """The images: their name, and pixels of a side that they are brought to."""
+    """The images: their name, and the side in pixels that they are scaled to."""
 
     SHORT: ClassVar = "name"
     name: Line
@@ -148,7 +148,7 @@ class NetworkEntry(Entry):
         return f"{self.model} {self.args}" if self.args else self.model
 
     def network(self, recipe: Recipe, trust: Trust) -> StudyNetwork:
-        """The network, with the study's recipe unless it has its own."""
+        """Return the network, with the study's recipe unless it has its own."""
         model = ModelSpec(self.model, self.args)
         with within("networks"):
             model.check(trust, "say --trust")
@@ -156,14 +156,14 @@ class NetworkEntry(Entry):
 
 
 class RetiredEntry(Entry):
-    """A variant that is run no more, whose runs a store may hold."""
+    """A variant that is no longer run, but whose runs a store may hold."""
 
     name: Line
     role: Line
 
 
 class VariantEntry(HowEntry):
-    """A variant, and what it is run for where that is not what the study's others are."""
+    """A variant, and what it is run for if that differs from the study's other variants."""
 
     role: Line | None = None
     match: str | None = None
@@ -174,7 +174,7 @@ class VariantEntry(HowEntry):
 
 
 class StudyFile(Entry):
-    """A study's file. Nothing that it names is looked at, but for recipes."""
+    """A study's file; of what it names, only recipes are looked up."""
 
     study: Annotated[Line, AfterValidator(_name_of_a_folder)]
     description: str
@@ -197,18 +197,18 @@ class StudyFile(Entry):
 
     @property
     def parts(self) -> dict[str, Part]:
-        """By variant's name what it is to claims, of those that have a role."""
+        """By name, the parts in claims of the variants that have a role."""
         parts = {one.name: Part(one.role, one.match) for one in self.variants if one.role}
         return parts | {one.name: Part(one.role) for one in self.retired}
 
 
 def read_study(path: str | Path, trust: Trust = False) -> Study:
-    """Read a study's file (YAML). Runs no code of the file's, nor does a study that is returned.
+    """Read a study's file (YAML), without running code that it names.
 
     Args:
         path: the file.
-        trust: a factory of a user's that the file may name, or True for any; then the study runs
-            their code.
+        trust: a factory of a user's that the file may name, or True for any; running the study
+            then runs their code.
 
     Raises:
         PrecropError: one line with the file, the entry and what is wrong there.
@@ -273,7 +273,7 @@ def _series(
 
 
 def _matched(entry: VariantEntry, named: Mapping[str, Series], matching: set[str]) -> Series:
-    """A variant that is made as large as another one of the study's, at that one's budgets."""
+    """Return an entry's series; one that matches another variant's size takes its budgets, too."""
     one = named[entry.name]
     if entry.match is None:
         return one

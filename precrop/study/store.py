@@ -1,8 +1,8 @@
-"""A study's rows on disk: a folder in which every process that writes has a file of its own.
+"""A study's rows on disk: a folder in which every writing process has a file of its own.
 
-A row is a line at the end of such a file, and nothing is ever changed, merged or locked. A process
-that is killed, or a disk that is full, leaves at most the last line of one file torn: readers leave
-it out, as they do a line that was damaged, and say so.
+A row is a line appended to such a file; nothing is ever changed, merged or locked. A killed process
+or a full disk leaves at most the last line of a file incomplete: readers skip and report it, as
+they do with damaged lines.
 """
 
 import json
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 _MARK, _FILES = "store.json", "rows-*.jsonl"
 _PARTS, _OLD_FILES = "parts", "*.parquet"
 _SCHEMA, _READ = 2, (1, 2)
-"""Stores of schema 1 had parts alone."""
+"""Stores of schema 1 had only parts."""
 _BUFFER = 1 << 20
 _LONGEST = 1 << 24
-"""Bytes of a line; that of 1,000 epochs has about 250 kB."""
+"""Most bytes of a line; one with 1,000 epochs has about 250 kB."""
 
 
 class Store:
-    """Rows that were appended to a folder; `open` gives one."""
+    """The rows in a folder; `open` returns one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,7 +42,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path, create: bool = False) -> "Store":
-        """The store in a folder; ``create`` makes an empty one where there is nothing yet.
+        """Return the store in a folder; ``create`` makes an empty one where there is none yet.
 
         Raises:
             PrecropError: the folder is not a store, or has another schema.
@@ -66,7 +66,7 @@ class Store:
         """
         if not rows:
             return
-        # After a write that failed, another file is begun: the end of this one may be torn.
+        # After a failed write another file is started, as the end of this one may be torn.
         path, self._own = self._own, None
         with errors_as(f"cannot write to the store {self.path}", OSError):
             path = path or self._new_file()
@@ -77,9 +77,9 @@ class Store:
         self._own = path
 
     def rows(self) -> list[Row]:
-        """One row per cell, in the order in which they ended.
+        """Return one row per cell, in the order in which they ended.
 
-        Of several the first that is done; where none is, the last that failed.
+        Of several rows it is the first that is done, or else the last that failed.
         """
         chosen: dict[str, Row] = {}
         for row in sorted(self._all(), key=lambda row: (row.ended, row.started)):
@@ -90,14 +90,14 @@ class Store:
         return list(chosen.values())
 
     def frame(self) -> "pd.DataFrame":
-        """`rows` as a table with a column per field; nested fields are Python objects."""
+        """Return `rows` as a table with a column per field; nested fields are Python objects."""
         import pandas as pd
 
         rows = self.rows()
         return pd.DataFrame({name: [getattr(row, name) for row in rows] for name in FIELDS})
 
     def tally(self) -> dict[str, Counter[str]]:
-        """How often each cell was ``done``, and how often it ``failed``."""
+        """Count for each cell how often it was ``done`` and how often it ``failed``."""
         found: dict[str, Counter[str]] = defaultdict(Counter)
         for row in self._all():
             found[row.cell][row.status] += 1
@@ -105,14 +105,14 @@ class Store:
 
     @property
     def dropped(self) -> dict[str, str]:
-        """Lines and files that could not be read, each with the reason, as of the last reading."""
+        """Lines and files that the last reading could not read, each with the reason."""
         found = dict(self._old[1])
         for name, file in self._files.items():
             found |= {f"{name}{place}": why for place, why in file.dropped.items()}
         return found
 
     def _all(self) -> Iterator[Row]:
-        """Every row, in the order in which they were written to their files."""
+        """Yield every row, those of each file in the order in which they were written."""
         yield from self._old[0]
         for path in sorted(self.path.glob(_FILES)):
             file = self._files.setdefault(path.name, _File(path))
@@ -121,7 +121,7 @@ class Store:
 
     @cached_property
     def _old(self) -> tuple[list[Row], dict[str, str]]:
-        """An older version's rows, and why others cannot be read; no part is written any more."""
+        """The rows of older versions, and why parts cannot be read; no part is written any more."""
         folder = self.path / _PARTS
         if not any(folder.glob(_OLD_FILES)):
             return [], {}
@@ -130,7 +130,7 @@ class Store:
         return read_parts(folder)
 
     def _new_file(self) -> Path:
-        _write_mark(self.path)  # from now on refused by versions that would see parts alone
+        _write_mark(self.path)  # versions that only read parts refuse the store from now on
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
         path = self.path / _FILES.replace("*", name)
         os.close(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
@@ -140,7 +140,7 @@ class Store:
 
 @dataclass
 class _File:
-    """What was read so far of a file that a process may still append to."""
+    """What has been read so far of a file that a process may still append to."""
 
     path: Path
     rows: list[Row] = field(default_factory=list)
@@ -149,13 +149,13 @@ class _File:
     _lines: int = 0
 
     def read_on(self) -> None:
-        """Read the lines that were appended since the last time."""
+        """Read the lines appended since the last call."""
         try:
             with open_plain(self.path, _BUFFER) as file:
                 file.seek(self._end)
                 while line := file.readline(_LONGEST):
                     place = f", line {self._lines + 1}"
-                    if not line.endswith(b"\n"):  # looked at again the next time
+                    if not line.endswith(b"\n"):  # it is read again next time
                         torn = "it was not written to its end, or is being written"
                         self.dropped[place] = torn if len(line) < _LONGEST else "it is too long"
                         break

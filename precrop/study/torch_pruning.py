@@ -1,8 +1,8 @@
-"""Torch-Pruning at initialization, brought to a study's budgets.
+"""Torch-Pruning at initialization, fitted to a study's budgets.
 
-Torch-Pruning (https://github.com/VainF/Torch-Pruning) takes a channel ratio, not a budget. The
-smallest ratio that meets every budget is searched by bisection, and the widths that come out of it
-become a plan, so that its networks are built and trained as all others are.
+Torch-Pruning (https://github.com/VainF/Torch-Pruning) takes a pruning ratio, not a budget. The
+smallest ratio that meets every budget is found by bisection, and the widths that it gives become a
+plan, so that these networks are built and trained like all others.
 """
 
 import copy
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from precrop.study.variants import VariantRequest
 
 RATIO_STEP = 0.001
-"""To which the ratio is bisected."""
+"""The precision of the ratio."""
 IMPORTANCES: dict[str, Callable[[Any], Any]] = {
     "random": lambda tp: tp.importance.RandomImportance(),
     "magnitude": lambda tp: tp.importance.GroupMagnitudeImportance(p=2),
 }
-"""What ranks channels; without ``global_pruning`` it has no influence on widths."""
+"""How channels are ranked, by name; without ``global_pruning`` widths do not depend on it."""
 
 
 def plan(request: "VariantRequest") -> "Plan":
-    """The largest network that Torch-Pruning's ratio gives within all budgets.
+    """Return the plan of the largest network that Torch-Pruning's ratio gives within all budgets.
 
-    Its options are ``importance``, a name in `IMPORTANCES`, ``global_pruning`` and ``round_to``.
+    The options are ``importance``, a name in `IMPORTANCES`, ``global_pruning`` and ``round_to``.
 
     Raises:
         BudgetError: no ratio meets the budgets.
@@ -65,7 +65,7 @@ def plan(request: "VariantRequest") -> "Plan":
 def largest_within(
     limits: Mapping[str, int], request: "VariantRequest", kept: Collection[str]
 ) -> nn.Module | None:
-    """What the smallest ratio gives that meets all limits, by cost; None where none does."""
+    """Return the network of the smallest ratio that meets all limits, by cost, or None."""
     best, low, high = None, 0.0, 1.0
     while high - low > RATIO_STEP:
         ratio = (low + high) / 2
@@ -79,7 +79,7 @@ def largest_within(
 
 
 def pruned(request: "VariantRequest", ratio: float, kept: Collection[str]) -> nn.Module:
-    """A copy of the network, pruned by Torch-Pruning itself; layers in ``kept`` stay whole."""
+    """Return a copy of the network, pruned by Torch-Pruning; layers in ``kept`` stay whole."""
     tp = _library()
     importance = request.options.get("importance", "random")
     if importance not in IMPORTANCES:
@@ -115,7 +115,7 @@ def _library() -> Any:
 
 
 def widths_of(model: nn.Module, names: Collection[str]) -> dict[str, int]:
-    """Output channels of the convolutions and linear layers among ``names``."""
+    """Return the output channels of the convolutions and linear layers among ``names``."""
     found = {}
     for name, module in model.named_modules():
         width = getattr(module, "out_channels", getattr(module, "out_features", None))

@@ -1,4 +1,4 @@
-"""What stands for images that are not at hand, where a study is only looked at: a dry run."""
+"""Stand-ins for images that are not at hand, for dry runs of a study."""
 
 from contextlib import suppress
 
@@ -11,14 +11,14 @@ from precrop.training.data import DECODED_SIZE, ImageData, Images
 from precrop.training.sources.finding import CLASSES_AND_SIDE
 
 _CLASSES = 1000
-"""Where neither the data's name nor the network says how many there are: ImageNet's."""
+"""Used where neither the data's name nor the network says how many there are: ImageNet's."""
 
 
 def unseen(cell: Cell) -> ImageData:
-    """Noise in the place of a cell's images: as many classes, as large, one batch of them.
+    """Return noise in place of a cell's images: one batch, of their size and with as many classes.
 
-    Sizes follow from the data's name where that is well known; else images are as large as those
-    that do not fit in memory, and there are as many classes as the network tells apart.
+    Well-known data names give both. Otherwise images are as large as those that do not fit in
+    memory, and there are as many classes as the network has outputs.
     """
     classes, side = CLASSES_AND_SIDE.get(cell.data_name, (0, DECODED_SIZE))
     side = cell.image_size or side
@@ -40,8 +40,8 @@ def unseen(cell: Cell) -> ImageData:
 
 
 def _told_apart(cell: Cell, side: int) -> int:
-    """The classes of the network as its arguments build it."""
+    """Return the number of classes of the network as its arguments build it."""
     network = cell.network.build().eval()
-    with suppress(*OWN_ERRORS), torch.no_grad():  # what is wrong with it, `check` tells
+    with suppress(*OWN_ERRORS), torch.no_grad():  # `check` says what is wrong with it
         return int(network(torch.zeros(1, 3, side, side)).shape[1])
     return _CLASSES

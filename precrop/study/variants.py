@@ -1,6 +1,6 @@
 """Variants: the ways in which a study makes a network smaller.
 
-A way to widths is a function from a `VariantRequest` to a plan, in `WAYS` by its name.
+A way to choose widths is a function from a `VariantRequest` to a plan, in `WAYS` by its name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VariantRequest:
-    """What a way needs to know."""
+    """The input of a way to choose widths."""
 
     model: "nn.Module"  # with its initial weights; it is not changed
     input_shape: tuple[int, ...]  # of one image
     budgets: Mapping[str, Budget]  # by cost, as written in the study
     options: Mapping[str, Any]  # of the way
-    densities: Mapping[str, float] | None = None  # by layer name, where widths should come close
+    densities: Mapping[str, float] | None = None  # by layer name, for widths to approximate
     seed: int = 0  # of every random choice
 
 
 def _plan(request: VariantRequest) -> "Plan":
-    """`precrop.plan` with any of its options."""
+    """Call `precrop.plan` with any of its options."""
     import precrop
 
     options = {"divisor": 1, **request.options, **request.budgets}
@@ -44,12 +44,12 @@ def _plan(request: VariantRequest) -> "Plan":
 
 
 def _uniform(request: VariantRequest) -> "Plan":
-    """One share of every width: a width multiplier, rounded so that it uses its budgets up."""
+    """Scale every width by one share, a width multiplier, rounded so that budgets are used up."""
     return _plan(replace(request, options={**request.options, "rule": "uniform"}))
 
 
 def _torch_pruning(request: VariantRequest) -> "Plan":
-    """Torch-Pruning's channels at the smallest ratio that meets every budget."""
+    """Return Torch-Pruning's widths at the smallest ratio that meets every budget."""
     from precrop.study.torch_pruning import plan
 
     return plan(request)
@@ -60,13 +60,13 @@ WAYS: dict[str, Callable[[VariantRequest], "Plan"]] = {
     "uniform": _uniform,
     "torch-pruning": _torch_pruning,
 }
-"""How widths are chosen; adding a way is a function, a line here and its options in `HowEntry`."""
+"""Ways to choose widths; a new one is a function, a line here and its options in `HowEntry`."""
 
 FromOne = Annotated[int, Field(ge=1)]
 
 
 class UniformKeys(TypedDict, total=False):
-    """Options of `precrop.plan` by any rule."""
+    """Options of `precrop.plan` that go with any rule."""
 
     divisor: FromOne | Literal["auto"]
     min_width: FromOne
@@ -95,13 +95,13 @@ class TorchPruningKeys(TypedDict, total=False):
 
 
 def _options(kind: type) -> BeforeValidator:
-    """Options of one kind; where nothing is written, none are changed."""
+    """Return a validator for options of one kind; an empty entry changes none."""
     keys = list(kind.__annotations__)
     return BeforeValidator(lambda content: {} if content is None else known_keys(content, keys))
 
 
 class HowEntry(Entry):
-    """A variant's name and how it makes a network smaller; where nothing is said, it is dense."""
+    """A variant's name and how it makes a network smaller; with nothing but a name it is dense."""
 
     name: Line
     plan: Annotated[PlanKeys | None, _options(PlanKeys)] = None
@@ -114,10 +114,10 @@ class HowEntry(Entry):
     method_options: dict[str, JsonValue] = Field(default_factory=dict)
 
     def variant(self) -> "Variant":
-        """The variant. Runs no code of the study's.
+        """Return the variant; runs no code of the study's.
 
         Raises:
-            PrecropError: two ways, or an unknown method, granularity or option.
+            PrecropError: there are two ways, or an unknown method, granularity or option.
         """
         given = {way: getattr(self, way.replace("-", "_")) for way in WAYS}
         ways = [way for way, options in given.items() if options is not None]
@@ -156,13 +156,13 @@ class Variant:
 
     Attributes:
         name: unique within the study.
-        way: a name in `WAYS`; None where no width changes.
+        way: a name in `WAYS`; None if no width changes.
         options: of the way.
-        densities: the method of `precrop.densities` that the widths, or else a mask, follow.
-        mask: granularity of the mask; None where nothing is masked. With a way, layers are masked
-            to the densities that they would have in the network of those widths.
+        densities: the method of `precrop.densities` that decides the widths, or else the mask.
+        mask: granularity of the mask; None if nothing is masked. With a way, layers are masked to
+            the densities that they would have in the network of those widths.
         match: another variant, whose network's parameters and MACs are the budgets of this one.
-        method_options: of the method that densities or a mask follow.
+        method_options: of the method in ``densities``.
     """
 
     name: str
@@ -182,7 +182,7 @@ class Variant:
 
     @property
     def method(self) -> str:
-        """What decides the layers' shares; empty where dense."""
+        """What decides each layer's share of weights; empty for a dense network."""
         if self.densities is not None or self.way is None:
             return self.densities or ""
         if self.way != "plan":
@@ -191,7 +191,7 @@ class Variant:
 
     @property
     def granularity(self) -> str:
-        """``channel`` for cropped networks, a mask's own otherwise; empty where dense."""
+        """``channel`` for cropped networks, the mask's for masked ones; empty where dense."""
         return self.mask or ("" if self.way is None else "channel")
 
     @property
@@ -200,14 +200,14 @@ class Variant:
         return self.kind != "dense" and self.method != "given"
 
     def to_json(self) -> dict[str, Any]:
-        """All fields in JSON's types; without options of a method, as before there were some."""
+        """Return all fields in JSON's types; method options only if there are any, for old ids."""
         content = {**asdict(self), "match": None if self.match is None else self.match.to_json()}
         if not self.method_options:
             del content["method_options"]
         return content
 
     def own_names(self) -> Iterator[tuple[Callable[[str], None], str]]:
-        """The user's own functions that it names, and what takes each; none is run."""
+        """Yield what imports each of the user's own functions, and its name; none is run."""
         if self.densities and runs_user_code(self.densities):
             from precrop.pruning.methods import take_own_method
 
@@ -220,7 +220,7 @@ class Variant:
             yield from self.match.own_names()
 
     def load_own(self) -> dict[str, Callable[..., Any]]:
-        """Import the user's own that it names: reading the study asked whether to trust it.
+        """Import the user's own code that it names; trust was asked for when the study was read.
 
         Returns:
             The functions of all methods and objectives that it names.
@@ -239,7 +239,7 @@ class Variant:
         return found
 
     def matched(self, other: "Variant") -> "Variant":
-        """The same variant, made as large as another one."""
+        """Return the same variant, made to match the size of another one."""
         if self.way is None or not self.budgeted:
             raise PrecropError("match goes with plan, uniform and torch-pruning")
         if not other.budgeted or other.match is not None:

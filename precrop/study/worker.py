@@ -1,4 +1,4 @@
-"""What a process does with a cell: load the images, plan, train, and tell of it."""
+"""Running one cell in a process: load the images, plan, train, and report."""
 
 import gc
 import os
@@ -26,8 +26,8 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
     """Run one cell.
 
     Returns:
-        What came of it, and whether this process is fit for another cell. After an error that
-        nobody foresaw it may be short of memory, or its device unusable.
+        The cell's last event, and whether this process may run another cell: after an unexpected
+        error it may be short of memory, or its device unusable.
     """
     from precrop.training.loop import train
 
@@ -48,7 +48,7 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
         digest = data.digest
         prepared = prepare(cell, data)
         run = prepared.run
-        # Two cells may come to the same run; the second then finds it finished.
+        # Two cells may lead to the same run; the second then finds it finished.
         lock = output / ".claims" / run.name
         claim = Lock.take(lock)
         if claim is None:
@@ -67,14 +67,14 @@ def work(cell: Cell, output: Path, report: Report) -> tuple[Ended | Busy, bool]:
 
 @lru_cache(maxsize=1)
 def images(source: str, image_size: int | None = None) -> "ImageData":
-    """The data set, kept for the next cell."""
+    """Load the data set, and keep it for the next cell."""
     from precrop.training.data import load_data
 
     return load_data(source, image_size=image_size)
 
 
 def device_name() -> str:
-    """What this process trains on."""
+    """Return the name of the device that this process trains on."""
     import torch
 
     if torch.cuda.is_available():

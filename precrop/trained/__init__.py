@@ -1,1 +1,1 @@
-"""Networks that were trained: which channels a cropped one keeps, and its norms' statistics."""
+"""Trained networks: the channels that a cropped one keeps, and its batch norms' statistics."""

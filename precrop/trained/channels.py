@@ -1,7 +1,7 @@
 """Which channels of a trained network a plan's network keeps: those with the largest norms.
 
-One choice for every row of channels, carried through all tensors that have them. What a plan makes
-narrower although its channels have no identity that can be proved keeps its leading ones.
+Channels are chosen once per width, for all tensors that carry them. A width whose channels are not
+proved to keep their identity through the network keeps its leading ones.
 """
 
 import warnings
@@ -36,7 +36,7 @@ OTHER_SIZES = "its channels lie otherwise than the plan has them"
 
 
 class SlicedChannelsWarning(UserWarning):
-    """Some widths of a trained network keep their leading channels, not the largest."""
+    """Some widths of a trained network keep their leading channels, not the largest ones."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class KeptChannels:
     """The channels that a cropped network keeps."""
 
     layout: ChannelLayout
-    orders: Orders  # the channels of rows that are chosen from, those that stay first
-    counts: Mapping[Atom, int]  # how many of them stay
+    orders: Orders  # per width that is chosen from, its channels in the new order, kept ones first
+    counts: Mapping[Atom, int]  # how many of them are kept
     chosen: tuple[str, ...]  # groups whose largest channels are kept
     sliced: Mapping[str, str]  # groups that keep their leading channels, and why
 
     def arranged(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of the network with the channels that are kept before the others."""
+        """Return a tensor of the network with the kept channels before the others."""
         return self.layout.arranged(name, tensor, self.orders)
 
     def warn(self) -> None:
-        """Name the groups that are sliced, if there are any."""
+        """Warn of the groups that keep their leading channels, if there are any."""
         if not self.sliced:
             return
         named = [f"{name} ({reason})" for name, reason in self.sliced.items()][:MOST_NAMED]
@@ -74,12 +74,12 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> KeptChannels:
     Args:
         plan: made for this network.
         model: the trained network.
-        norm: ``l1`` or ``l2`` of the filters that make a channel, summed over all layers of the
-            group; ``bn`` the sum of the magnitudes of the batch norms' scales (``l2`` where no
-            batch norm has the channels).
+        norm: ``l1`` or ``l2`` norm of the filters that produce a channel, summed over all layers of
+            the group; ``bn``: sum of the magnitudes of its batch norms' scales (``l2`` if no batch
+            norm has the channels).
 
     Raises:
-        PrecropError: the network has no weights to look at.
+        PrecropError: the network is on the meta device, without weights to look at.
     """
     tensors = parameters_of(model)
     if any(tensor.is_meta for tensor in tensors.values()):
@@ -100,7 +100,7 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> KeptChannels:
     rows = {atom: [*_rows(atom, new, layout)] for atom, new in narrower.items()}
     proof = Proof(layout)
     proved: list[ChannelRow] = []
-    for attempt in range(2):  # in blocks where the channels are not proved to be free
+    for attempt in range(2):  # then in blocks, where channels may not move freely
         known = {row.atom for row in proved}
         tried = [
             options[attempt]
@@ -124,7 +124,7 @@ def choose(plan: "Plan", model: nn.Module, norm: Norm) -> KeptChannels:
 
 
 def kept_first(scores: Tensor, kept: int, blocks: int) -> Tensor:
-    """All channels, the best of each block first, in their own order; then the others."""
+    """Return all channels: the best of each block first, in their own order, then the others."""
     width = len(scores) // blocks
     ranked = scores.view(blocks, width).argsort(dim=1, descending=True, stable=True)
     ranked = ranked + width * torch.arange(blocks)[:, None]
@@ -133,7 +133,7 @@ def kept_first(scores: Tensor, kept: int, blocks: int) -> Tensor:
 
 
 def _rows(atom: Atom, kept: int, layout: ChannelLayout) -> Iterator[ChannelRow]:
-    """The ways in which an atom's channels may move, the freest first."""
+    """Yield the ways in which an atom's channels may be reordered, the freest first."""
     blocks = atom.size // atom.tie.root().quantum
     if blocks > 1 and kept % blocks == 0:
         if not _meets_groups(atom, layout):
@@ -144,7 +144,7 @@ def _rows(atom: Atom, kept: int, layout: ChannelLayout) -> Iterator[ChannelRow]:
 
 
 def _meets_groups(atom: Atom, layout: ChannelLayout) -> bool:
-    """Whether a convolution in groups reads or makes an atom's channels."""
+    """Whether a grouped convolution reads or produces an atom's channels."""
     return any(
         atom in (part for part, _ in axis)
         for name, (_, inputs) in layout.grouped.items()
@@ -153,7 +153,7 @@ def _meets_groups(atom: Atom, layout: ChannelLayout) -> bool:
 
 
 def _new_sizes(plan: "Plan", layout: ChannelLayout) -> dict[Atom, int | None]:
-    """What a plan leaves of every atom; None where its segments are not those of the reading."""
+    """Return each atom's size in the plan; None if the plan has other segments than the reading."""
     found: dict[Atom, int | None] = {}
     for name, axes in layout.axes.items():
         planned = plan.tensors.get(name)
@@ -179,7 +179,7 @@ def _atom_sizes(axis: Axis, planned: PlannedAxis) -> Iterator[tuple[Atom, int | 
 
 
 def _scores(layout: ChannelLayout, norm: Norm, atoms: set[Atom]) -> dict[Atom, Tensor]:
-    """The norm of every channel, summed over all that make it."""
+    """Return the norm of every channel of the atoms, summed over all tensors that produce it."""
     by_filters = _summed(atoms, _filters(layout, 1 if norm == "l1" else 2))
     if norm != "bn":
         return by_filters
@@ -190,7 +190,7 @@ def _scores(layout: ChannelLayout, norm: Norm, atoms: set[Atom]) -> dict[Atom, T
 
 
 def _summed(atoms: set[Atom], norms: Iterable[tuple[Axis, Tensor, int]]) -> dict[Atom, Tensor]:
-    """Per atom the sum of its channels' norms, given as axes, norms of entries and their power."""
+    """Return each atom's sums of norms per channel; ``norms``: axis, norms of entries, power."""
     scores = {atom: torch.zeros(atom.size, dtype=torch.float64) for atom in atoms}
     for axis, values, power in norms:
         for atom, count, start, end in spans(axis):
@@ -201,7 +201,7 @@ def _summed(atoms: set[Atom], norms: Iterable[tuple[Axis, Tensor, int]]) -> dict
 
 
 def _filters(layout: ChannelLayout, power: int) -> Iterator[tuple[Axis, Tensor, int]]:
-    """The norms of the filters of every layer, along the axes of what it makes."""
+    """Yield the norms of the filters of every layer, along its output axes."""
     weights = _weights(layout.network.model)
     for layer in layout.network.layers:
         axes = layout.axes.get(layer.weight)
@@ -216,7 +216,7 @@ def _filters(layout: ChannelLayout, power: int) -> Iterator[tuple[Axis, Tensor, 
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters as numbers on the CPU; a direction with a length is the weight that they make."""
+    """Return parameters in float64 on the CPU; weight norm's directions become the full weights."""
     found = {name: tensor.detach() for name, tensor in parameters_of(model).items()}
     for length, direction, dim in lengths(model):
         found[direction] = torch._weight_norm(found[direction], found[length], dim)
@@ -224,7 +224,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _scales(layout: ChannelLayout) -> Iterator[tuple[Axis, Tensor, int]]:
-    """The magnitudes of the scales of every batch norm."""
+    """Yield the magnitudes of every batch norm's scales."""
     for path, module in layout.network.model.named_modules():
         name = f"{path}.weight" if path else "weight"
         own = {**module._parameters, **module._buffers}

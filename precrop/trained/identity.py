@@ -1,9 +1,9 @@
 """Which channels keep their identity from one end of a network to the other.
 
-They do if the network computes the same when the channels are permuted in all tensors that carry
-them. That is tried: on a copy with weights in general position (trained or initial ones may be zero
-and hide a difference), on random inputs, in double precision. Channels that are shuffled, ranked by
-their place or cut at a place that a plan moves do not pass.
+They do if the network computes the same after the channels are permuted in all tensors that carry
+them. This is tried on a copy with weights in general position (trained or initial ones may be zero
+and hide a difference), with random inputs, in double precision. Channels that are shuffled, ranked
+by their position, or cut at a position that a plan moves do not pass.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,25 +23,25 @@ from precrop.read.within import tensors_within
 from precrop.trained.layout import ChannelLayout, Orders
 
 PRECISIONS = ((torch.float64, 1e-7), (torch.float32, 1e-5))
-"""Types to compute with, until the network takes one, and the largest relative difference."""
+"""Types to compute in, tried until the network takes one, and the largest relative difference."""
 
 MOST_RUNS = 120
-"""Forward passes until what is not proved counts as what can't be."""
+"""Forward passes after which what is not yet proved counts as impossible to prove."""
 
 SEED = 20
 LEAST_SPREAD = 1e-9
-"""An output that varies less than this, relative to its size, shows nothing."""
+"""An output that varies less than this, relative to its size, proves nothing."""
 
 
 @dataclass(frozen=True)
 class ChannelRow:
-    """Channels in a row, in blocks that none of them leaves (the groups of a convolution)."""
+    """The channels of a width, in blocks that no channel leaves (the groups of a convolution)."""
 
     atom: Atom
     blocks: int
 
     def permuted(self, generator: Generator) -> Tensor:
-        """The channels in a random order within each block."""
+        """Return the channels in a random order within each block."""
         width = self.atom.size // self.blocks
         keys = torch.rand(self.blocks, width, generator=generator)
         return (keys.argsort(1) + width * torch.arange(self.blocks)[:, None]).flatten()
@@ -49,7 +49,7 @@ class ChannelRow:
 
 @dataclass
 class Proof:
-    """Tries permutations on one network; the passes that it needs are those that use all rows."""
+    """Tests permutations on one network, in eval mode, and in train mode if only it uses a row."""
 
     layout: ChannelLayout
     runs: int = 0
@@ -62,7 +62,7 @@ class Proof:
     _tolerance: float = 0.0
 
     def proved(self, rows: Sequence[ChannelRow]) -> list[ChannelRow]:
-        """Those of the rows whose channels keep their identity."""
+        """Return the rows whose channels keep their identity."""
         if not rows:
             return []
         self._moving = {row.atom for row in rows}
@@ -74,13 +74,13 @@ class Proof:
             self._base = self._general_weights()
             try:
                 self._reference = {mode: self._outputs({}, mode) for mode in modes}
-            except Exception:  # whatever the network raises where it is not of this type
+            except Exception:  # whatever a network raises that cannot compute in this type
                 continue
             if not all(map(_tells, self._reference.values())):
                 return []
             idle = self._watched - self._ran
             rows = [row for row in rows if not self._carried(row, idle)]
-            # Those whose width no other operation restricts are likely to pass all at once.
+            # Rows whose width no other operation restricts are likely to pass all at once.
             order = sorted(rows, key=lambda row: row.blocks > 1 or not row.atom.is_free())
             found = self._search(order)
             return found if self._holds(found) else []
@@ -103,11 +103,11 @@ class Proof:
                 _equal(known, self._outputs(orders, mode), self._tolerance)
                 for mode, known in self._reference.items()
             )
-        except Exception:  # whatever a network raises that is not indifferent to the order
+        except Exception:  # whatever a network raises that depends on the order
             return False
 
     def _unseen(self, rows: Sequence[ChannelRow], *, training: bool) -> list[ChannelRow]:
-        """Rows of tensors that the eval pass does not use, nor, with ``training``, a train pass."""
+        """Return rows in tensors that eval mode does not use, nor, if ``training``, train mode."""
         network = self.layout.network
         passes = [network.passes[0], *(p for p in network.passes if p.training and training)]
         used = {name for forward in passes[:2] for name in forward.trace.used.values()}
@@ -116,7 +116,7 @@ class Proof:
         return [row for row in rows if self._carried(row, unused)]
 
     def _carried(self, row: ChannelRow, names: Iterable[str]) -> bool:
-        """Whether one of these tensors has channels of the row."""
+        """Whether one of these tensors carries the channels of the row."""
         axes = (axis for name in names for axis in self.layout.axes[name])
         return any(atom == row.atom for axis in axes for atom, _ in axis)
 
@@ -131,7 +131,7 @@ class Proof:
         made.train(training)
         for module in made.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
-                module.p = 0.0  # what it drops would be other channels
+                module.p = 0.0  # it would drop other channels
         device = next((str(t.device) for t in self._base.values()), "cpu")
         args, kwargs = network.inputs.make(2 if training else 1, made, device)
         numbers = Generator().manual_seed(SEED)
@@ -147,11 +147,11 @@ class Proof:
         with torch.no_grad(), OwnNumbers(SEED):
             outputs = made(*args, **kwargs)
         if ends and network.tracer.real:
-            return ends  # what values decide, such as the order of boxes, hangs on the last digit
+            return ends  # what values decide, such as the order of boxes, depends on rounding
         return [t.double() for t in (*tensors_within(outputs), *ends)]
 
     def _watch(self, made: nn.Module) -> list[Tensor]:
-        """Gets what layers make that have no channels to move, and notes which layers ran."""
+        """Return a list for the outputs of layers without moving channels; note what layers run."""
         ends: list[Tensor] = []
         modules = dict(made.named_modules())
         for layer in self.layout.network.layers:
@@ -174,7 +174,7 @@ class Proof:
         return ends
 
     def _general_weights(self) -> dict[str, Tensor]:
-        """The network's tensors in general position: near what they are, and none equal."""
+        """Return the network's tensors in general position: near their values, but no two equal."""
         generator = Generator().manual_seed(SEED)
         model = self.layout.network.model
         made = {}
@@ -200,7 +200,7 @@ def _in_general_position(value: Tensor, generator: Generator) -> Tensor:
 
 
 def _tells(outputs: Sequence[Tensor]) -> bool:
-    """Whether outputs are numbers that vary, so that equal ones prove something."""
+    """Whether an output is finite and varies, so that equal outputs prove something."""
     return any(
         bool(t.isfinite().all()) and float(t.max() - t.min()) > LEAST_SPREAD * float(t.abs().max())
         for t in outputs
@@ -209,7 +209,7 @@ def _tells(outputs: Sequence[Tensor]) -> bool:
 
 
 def _equal(known: Sequence[Tensor], found: Sequence[Tensor], tolerance: float) -> bool:
-    """Whether outputs differ by less than a share of how much they vary."""
+    """Whether outputs differ by no more than a share of how much they vary."""
     if [t.shape for t in known] != [t.shape for t in found]:
         return False
     for a, b in zip(known, found, strict=True):

@@ -10,19 +10,19 @@ from precrop.read.axes import Atom, Axis, axis_size, resolve, segment_size
 from precrop.read.network import Network, tensor_axes
 
 Orders = Mapping[Atom, Tensor]
-"""For widths whose channels move, the channels in their new order."""
+"""The channels in their new order, for widths whose channels move."""
 
 
 class ChannelLayout:
-    """The axes of a network's tensors as rows of channels that have an identity.
+    """The axes of a network's tensors, as rows of channels that have an identity.
 
-    A convolution in groups has one axis whose entries mean other channels in every group: it
-    follows the order of what the layer reads.
+    The input axis of a grouped convolution's weight means other channels in every group: it follows
+    the order of the layer's input.
 
     Attributes:
         network: as it was read.
-        axes: of every parameter and buffer that a pass used.
-        grouped: by the weight of a convolution in groups, their number and the axis that it reads.
+        axes: of every parameter and buffer that a pass used, by name.
+        grouped: by the weight of a grouped convolution, its number of groups and its input axis.
     """
 
     def __init__(self, network: Network) -> None:
@@ -41,11 +41,11 @@ class ChannelLayout:
         }
 
     def follows(self, name: str, dim: int) -> bool:
-        """Whether an axis has no channels of its own, but those of each group of another."""
+        """Whether an axis has no channels of its own, but each group's part of the inputs."""
         return dim == 1 and name in self.grouped
 
     def arranged(self, name: str, tensor: Tensor, orders: Orders) -> Tensor:
-        """A tensor with its channels in the given order, on all of its axes."""
+        """Return a tensor with its channels in the given order, on all of its axes."""
         axes = self.axes.get(name, ())
         for dim, axis in enumerate(axes):
             if not self.follows(name, dim) and not orders.keys().isdisjoint(_atoms(axis)):
@@ -63,7 +63,7 @@ def _atoms(axis: Axis) -> list[Atom]:
 
 
 def spans(axis: Axis) -> Iterator[tuple[Atom | None, int, int, int]]:
-    """Of every segment the atom, the entries of one channel, where it starts and where it ends."""
+    """Yield for each segment its atom, the entries per channel, and where it starts and ends."""
     start = 0
     for segment in axis:
         end = start + segment_size(segment)
@@ -72,7 +72,7 @@ def spans(axis: Axis) -> Iterator[tuple[Atom | None, int, int, int]]:
 
 
 def entries(axis: Axis, orders: Orders) -> Tensor:
-    """The entries of an axis in the order of their channels; those without one stay."""
+    """Return the entries of an axis in the new order of their channels; others stay in place."""
     return torch.cat(
         [
             start + (orders[atom][:, None] * count + torch.arange(count)).flatten()
@@ -84,7 +84,7 @@ def entries(axis: Axis, orders: Orders) -> Tensor:
 
 
 def _within_groups(kernel: Tensor, rows: Tensor, read: Tensor, groups: int) -> Tensor:
-    """A grouped kernel, whose rows moved, with each group's columns in the order of ``read``."""
+    """Order each group's columns of a grouped kernel, whose rows have moved, as in ``read``."""
     width = kernel.shape[1]
     columns = torch.stack([read[read // width == group] % width for group in range(groups)])
     index = columns[rows * groups // len(rows)].to(kernel.device)

@@ -1,4 +1,4 @@
-"""Batch norms' running statistics, estimated anew on a few batches."""
+"""Running statistics of batch norms, estimated again on a few batches."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,22 +19,22 @@ SEED = 0
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
-    """Estimate the running statistics of a network's batch norms anew, in place.
+    """Estimate the running statistics of a network's batch norms again, in place.
 
-    Each becomes the mean, over the batches, of the batch's own mean and variance. Nothing else
-    changes: not the weights, the modes of the modules, gradients or random numbers. Dropout is off.
+    Each becomes the mean, over the batches, of the batch's own mean or variance. Nothing else
+    changes: not the weights, the modes of the modules, gradients or random states. Dropout is off.
 
     Args:
         model: the network, on any device.
-        batches: what it takes, a batch each: a tensor, a tuple or list whose first entry is one (as
-            of a data loader, whose targets are not looked at), or a mapping of arguments by name.
+        batches: one input of the network per batch: a tensor, a tuple or list that begins with one
+            (as from a data loader, whose targets are ignored), or a mapping of arguments by name.
 
     Returns:
         The same network.
 
     Raises:
         PrecropError: there is no batch or no batch norm with statistics, the network fails on a
-            batch, or a statistic is not finite. The statistics are then what they were.
+            batch, or a statistic is not finite. The statistics then stay as they were.
     """
     if isinstance(batches, Tensor):
         raise PrecropError("batches= is one tensor: give a list of batches, such as [tensor]")
@@ -69,9 +69,9 @@ def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 @contextmanager
 def _collecting(model: nn.Module, norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    """The batch norms gather statistics, and all else is as in eval mode.
+    """Let the batch norms collect statistics, with everything else in eval mode.
 
-    A norm that no batch reaches keeps its statistics, and all do after an error.
+    A norm that no batch reaches keeps its statistics; after an error, all norms do.
     """
     modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}

@@ -1,7 +1,7 @@
 """The batches of an epoch.
 
-Batch k of an epoch is the same images, augmented alike, whatever the number of processes: each of
-them takes its part of the global batch.
+Batch k of an epoch has the same images, augmented in the same way, for any number of processes;
+each process takes its part of the global batch.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,33 +29,33 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a process has its batches, and which part of each is its own."""
+    """Where a process holds its batches, and which part of each batch is its own."""
 
     device: torch.device = CPU
     dtype: torch.dtype = torch.float32  # of the images
     rank: int = 0  # the number of this process, from 0
-    world_size: int = 1  # how many processes there are; each takes its part of every batch
-    workers: int = 0  # processes that decode images, if they are not held in memory
+    world_size: int = 1  # number of processes; each takes its part of every batch
+    workers: int = 0  # worker processes that decode images which are not held in memory
 
 
 ALONE = Placement()
-"""One process, on the CPU."""
+"""A single process on the CPU."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batches(Iterable[tuple[Tensor, Tensor]]):
     """The batches of one epoch, or this process's part of each.
 
-    They can be gone through again and are then the same. A batch is images (B, C, H, W),
-    normalised, channels_last, and int64 labels (B,).
+    Iterating again gives the same batches. Each is images (B, C, H, W), normalised, channels_last,
+    and int64 labels (B,).
     """
 
     data: ImageData
     split: Images | Decoded
-    parts: Sequence[slice]  # of the order, one for each batch
-    order: Tensor  # int64: the numbers of the images in the order of the epoch
+    parts: Sequence[slice]  # of ``order``, one per batch
+    order: Tensor  # int64: indices of the images, in the epoch's order
     place: Placement
-    seeds: tuple[int, int] = (0, 0)  # of the run, and the epoch
+    seeds: tuple[int, int] = (0, 0)  # the run's seed and the epoch
     augment: Augment = PLAIN
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
             yield values, labels
 
     def _held(self, split: Images, draws: Draws) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images in memory, cropped and flipped."""
+        """Yield batches of images in memory, cropped and flipped."""
         held = _on_device(split, self.place.device)
         order = self.order.to(self.place.device)
         last = held.images.permute(0, 2, 3, 1)
@@ -85,7 +85,7 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
             yield images, held.labels[order[part]]
 
     def _decoded(self, split: Decoded) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images that workers decode, crop and flip."""
+        """Yield batches of images that worker processes decode and crop."""
         device = self.place.device
         on_gpu = device.type == "cuda"
         loader = DataLoader(
@@ -94,7 +94,7 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
             num_workers=self.place.workers,
             collate_fn=_collated,
             pin_memory=on_gpu,
-            # Otherwise the loader draws from the global generator, which isn't ours to change.
+            # Without it, the loader would draw its seed from the global generator.
             generator=torch.Generator(),
         )
         for batch in loader:
@@ -105,10 +105,10 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
 
 
 class _Seeded(Dataset[tuple[Tensor, int] | PrecropError]):
-    """A data set whose random transforms depend on seed, epoch and image alone.
+    """A data set whose random transforms depend only on the seed, the epoch and the image.
 
-    A damaged image is an error that is returned: what a worker raises arrives as text in which the
-    loader has wrapped the traceback of the worker.
+    The error of a damaged image is returned, not raised: the loader would wrap a raised one in text
+    with the worker's traceback.
     """
 
     def __init__(self, data: Decoded, seeds: tuple[int, int]) -> None:
@@ -116,7 +116,7 @@ class _Seeded(Dataset[tuple[Tensor, int] | PrecropError]):
         self.seeds = seeds
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | PrecropError:
-        # torchvision draws from the global generator: it is lent to each image and given back.
+        # torchvision draws from the global generator, so it is set per image and restored after.
         with torch.random.fork_rng(devices=()):
             torch.set_rng_state(random_numbers(*self.seeds, f"image {index}").get_state())
             try:
@@ -128,17 +128,17 @@ class _Seeded(Dataset[tuple[Tensor, int] | PrecropError]):
 def _collated(
     samples: list[tuple[Tensor, int] | PrecropError],
 ) -> tuple[Tensor, Tensor] | PrecropError:
-    """A batch, or the first error of its images."""
+    """Return a batch, or the first error among its images."""
     fault = next((sample for sample in samples if isinstance(sample, PrecropError)), None)
     return default_collate(samples) if fault is None else fault
 
 
-# Kept from epoch to epoch, as long as the data set itself.
+# Copies on devices, kept from epoch to epoch as long as the data set itself.
 _copies: WeakKeyDictionary[Images, dict[torch.device, Images]] = WeakKeyDictionary()
 
 
 def _on_device(split: Images, device: torch.device) -> Images:
-    """The split on a device; copied there once."""
+    """Return the split on a device; it is copied there once."""
     if split.images.device == device:
         return split
     copies = _copies.setdefault(split, {})
@@ -148,7 +148,7 @@ def _on_device(split: Images, device: torch.device) -> Images:
 
 
 def sample(data: ImageData, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Batches with ten training images per class or more, for mask methods that look at data."""
+    """Return training batches, ten images per class on average, for mask methods that use data."""
     found, seen = [], 0
     for images, labels in train_batches(data, batch_size, seed=seed, epoch=0):
         found.append((images, labels))
@@ -159,7 +159,7 @@ def sample(data: ImageData, batch_size: int, seed: int) -> list[tuple[Tensor, Te
 
 
 def check_batch(data: ImageData, batch_size: int, processes: int = 1) -> None:
-    """Refuse a batch that the training images do not fill, or that cannot be shared out."""
+    """Refuse a batch size that training images do not fill, or processes cannot share equally."""
     count = data.count
     if batch_size % processes:
         raise PrecropError(
@@ -182,11 +182,11 @@ def train_batches(
     epoch: int,
     augment: Augment = PLAIN,
 ) -> Batches:
-    """The training split in random order, augmented; an incomplete last batch is left out.
+    """Return the shuffled and augmented batches of an epoch; an incomplete last one is dropped.
 
-    Order and augmentation depend on ``seed`` and ``epoch`` (counted from 0) alone. ``batch_size``
-    is that of all processes together. Images that are decoded as they are used come with a random
-    crop and flip already: of ``augment`` they get the cutout.
+    Order and augmentation depend only on ``seed`` and ``epoch`` (counted from 0). ``batch_size`` is
+    that of all processes together. Images that are decoded as used come with a random crop and flip
+    already; of ``augment`` they only get the cutout.
     """
     check_batch(data, batch_size, place.world_size)
     count = len(data.train)
@@ -196,10 +196,10 @@ def train_batches(
 
 
 def held_out_batches(data: ImageData, batch_size: int, place: Placement = ALONE) -> Batches:
-    """The held-out split in its own order, every image once, the last batch as small as it is.
+    """Return batches of all held-out images in their own order; the last batch may be smaller.
 
-    The processes' parts of a batch may differ by one image. If the last batch has fewer images
-    than there are processes, those without one have a batch less.
+    The processes' parts of a batch may differ by one image. If the last batch has fewer images than
+    there are processes, those without an image have one batch less.
     """
     count = len(data.test)
     if count < place.world_size:
@@ -211,7 +211,7 @@ def held_out_batches(data: ImageData, batch_size: int, place: Placement = ALONE)
 
 
 def _parts(count: int, batch_size: int, place: Placement) -> list[slice]:
-    """The positions that this process takes of every global batch of ``count`` images."""
+    """Return this process's slices of the global batches of ``count`` images."""
     parts = []
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)

@@ -1,4 +1,4 @@
-"""What happens at the end of an epoch: checkpoints, the table of figures, a line; and the bar."""
+"""Callbacks: checkpoints, a table and a printed line after each epoch, and the progress bar."""
 
 import csv
 import time
@@ -22,20 +22,20 @@ _REFRESH = 0.25
 
 
 class Keeper(Checkpoint):
-    """Keeps the ``last`` checkpoint and the ``best`` by accuracy, both whole at any moment.
+    """Keeps the ``last`` checkpoint and the ``best`` by accuracy, each complete at any moment.
 
-    Lightning's ModelCheckpoint knows the best from paths that it keeps in checkpoints: in a folder
-    that was moved it would forget it, and write a worse one over it.
+    Lightning's ModelCheckpoint finds the best by a path stored in its checkpoints: after the folder
+    was moved, it would forget the best and overwrite it with a worse one.
 
-    With ``table`` the history is kept as ``metrics.csv``, too; each of ``told`` gets an epoch's row
-    of it when the epoch is kept.
+    With ``table`` the history is also written as ``metrics.csv``. Each function in ``told`` gets an
+    epoch's row of the history once its checkpoint is written.
     """
 
     def __init__(self, folder: Path, *, table: bool, told: Sequence[Told]) -> None:
         self.folder, self.table, self.told = folder, table, told
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        """Write the best first: killed in between, the epoch runs and writes it again."""
+        """Write the best first: a run killed before ``last`` repeats the epoch and writes both."""
         assert isinstance(module, Classifier)
         accuracies = [row["accuracy"] for row in module.history]
         if accuracies[-1] > max(accuracies[:-1], default=-1.0):
@@ -50,7 +50,7 @@ class Keeper(Checkpoint):
 
 
 def write_table(path: Path, history: list[dict[str, float]]) -> None:
-    """The history as CSV, whole or not at all; one row per epoch, whatever was interrupted."""
+    """Write the history as CSV, completely or not at all: one row per epoch, resumed or not."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
@@ -58,7 +58,7 @@ def write_table(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def say_epoch(epochs: int, row: Mapping[str, float]) -> None:
-    """A row of the history as a line on standard error, with the time that is left."""
+    """Print a row of the history on standard error, with the time that is left."""
     left = timedelta(seconds=round((epochs - row["epoch"]) * row["seconds"]))
     console().print(
         f"epoch {int(row['epoch'])}/{epochs}  loss {row['train_loss']:.3f}  "
@@ -69,7 +69,7 @@ def say_epoch(epochs: int, row: Mapping[str, float]) -> None:
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar on standard error, with loss and accuracy of the epoch so far."""
+    """Lightning's progress bar on standard error, with loss and accuracy of the epoch so far."""
 
     def __init__(self) -> None:
         theme = RichProgressBarTheme(metrics_format=".3f")
@@ -77,26 +77,26 @@ class Bar(RichProgressBar):
         self._shown, self._figures = 0.0, dict[str, Any]()
 
     def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
-        """As many as fit in one line with the figures."""
+        """Return few columns, so that the metrics fit on the same line."""
         words = TextColumn("{task.description}", markup=False)
         return [words, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn()]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Begin to draw a bar that goes away in the end."""
+        """Start a bar that disappears at the end."""
         super().on_train_start(trainer, pl_module)
         if self.progress is not None:
             self.progress.live.transient = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *batch: Any) -> None:
-        """Look at the figures a few times a second: they make a device wait."""
+        """Read the metrics only a few times a second: each time synchronises with the device."""
         if time.perf_counter() - self._shown > _REFRESH:
             self._figures, self._shown = pl_module.train_figures.so_far(), time.perf_counter()
         super().on_train_batch_end(trainer, pl_module, *batch)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, Any]:
-        """What stands beside the bar."""
+        """Return the metrics shown beside the bar."""
         return self._figures
 
     def _get_train_description(self, current_epoch: int) -> str:
-        # Lightning counts from 0, and to one less than there are.
+        # Lightning counts epochs from 0.
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"

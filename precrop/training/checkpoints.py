@@ -1,9 +1,9 @@
-"""Checkpoints: a folder of safetensors and JSON, replaced whole or not at all, read without pickle.
+"""Checkpoints: folders of safetensors and JSON, replaced as a whole, read without pickle.
 
-A checkpoint is a folder of up to three files. ``model.safetensors`` has the network's weights under
-the keys of its ``state_dict``, masked ones as zeros, so that it fits the plain network.
-``state.safetensors`` has every other tensor (momenta, masks), ``checkpoint.json`` all that is no
-tensor, and the run.
+A checkpoint is a folder of three files. ``model.safetensors`` holds the network's weights under its
+``state_dict`` keys, with zeros where masked, so that it fits the plain network.
+``state.safetensors`` holds every other tensor (momenta, masks), ``checkpoint.json`` everything that
+is not a tensor, and the run's description.
 """
 
 import json
@@ -26,17 +26,17 @@ from precrop.plans.weights import load_tensors, save_tensors
 WEIGHTS, STATE, CONTENT = "model.safetensors", "state.safetensors", "checkpoint.json"
 FORMAT = 2
 _UNCHECKED = 1
-"""The format before digests were kept."""
+"""The format that did not have digests yet."""
 _MOST_STEPS = 2**63
 NETWORK = "network."
-"""What the LightningModule's state_dict puts before the network's own keys."""
+"""Prefix of the network's own keys in the LightningModule's state_dict."""
 _MASK, _ORIGINAL = "_mask", "_orig"
-"""What `torch.nn.utils.prune` puts after the names of masks and of masked parameters."""
+"""Suffixes that `torch.nn.utils.prune` gives to masks and to masked parameters."""
 _MASKS = "masks/"
 
 
 class SafetensorsIO(CheckpointIO):
-    """Lets Lightning keep its checkpoints in this format."""
+    """Lets Lightning write and read its checkpoints in this format."""
 
     def __init__(self, run: Mapping[str, Any]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class SafetensorsIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint of Lightning's to the folder ``path``."""
+        """Write Lightning's checkpoint to the folder ``path``."""
         write(Path(path), checkpoint, self.run)
 
     def load_checkpoint(
@@ -60,10 +60,10 @@ class SafetensorsIO(CheckpointIO):
 
 
 def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    """Write a checkpoint to the folder ``path``, whole or not at all.
+    """Write a checkpoint to the folder ``path``, completely or not at all.
 
     Raises:
-        PrecropError: the folder cannot be written, or a value is of no type that JSON knows.
+        PrecropError: the folder cannot be written, or a value has a type that JSON does not know.
     """
     state = dict(checkpoint)
     weights, masks = plain_weights(state.pop("state_dict"))
@@ -94,7 +94,7 @@ def write(path: Path, checkpoint: Mapping[str, Any], run: Mapping[str, Any]) -> 
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checkpoint that `write` wrote, with ``run`` in it. Runs no code of the files'.
+    """Read a checkpoint that `write` wrote, with the run's description; runs no code of the files.
 
     Raises:
         PrecropError: a file is missing or broken.
@@ -116,7 +116,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """What a checkpoint's JSON says, once its three files are seen to be as they were written.
+    """Check the digests of a checkpoint's files and return the content of its JSON.
 
     Raises:
         PrecropError: a file is missing, broken or changed.
@@ -144,17 +144,17 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def read_masks(folder: Path) -> dict[str, Tensor]:
-    """The masks in a checkpoint, by the names of the masked parameters, or a `PrecropError`."""
+    """Return a checkpoint's masks by the masked parameters' names; may raise `PrecropError`."""
     return _masks_among(load_tensors(folder / STATE))
 
 
 def stored(path: Path) -> Path | None:
-    """Where the checkpoint ``path`` is: there, or beside it if replacing it was cut short."""
+    """Return where checkpoint ``path`` is: there, or beside it if its replacement was cut short."""
     return next((at for at in (path, _old(path)) if (at / CONTENT).is_file()), None)
 
 
 def plain_weights(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The plain network's weights, with zeros where masked, and the masks by their names."""
+    """Return the plain network's weights, zero where masked, and the masks by parameter name."""
     weights, masks = {}, {}
     for key, value in state_dict.items():
         name = key.removeprefix(NETWORK)
@@ -169,7 +169,7 @@ def plain_weights(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def masked_state(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `plain_weights`."""
+    """Undo `plain_weights`: return the LightningModule's state_dict."""
     state = {}
     for name, value in weights.items():
         if name in masks:
@@ -185,7 +185,7 @@ def _masks_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Put ``new`` in the place of ``target``; until it is there, the old one stays beside it."""
+    """Replace ``target`` by ``new``; the old one stays beside it until that is done."""
     old = _old(target)
     if os.path.lexists(target):
         _remove(old)
@@ -196,7 +196,7 @@ def _swap(new: Path, target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """A folder with all that is in it, or whatever else is there; of a link, not where it leads."""
+    """Remove a folder and its content, or a file or link; what a link points to stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -216,7 +216,7 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 
 def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
-    """``value`` in JSON's types; tensors go to ``tensors`` under their place in it."""
+    """Return ``value`` in JSON's types; its tensors go to ``tensors`` under their place in it."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"number": str(value)}  # JSON has none for NaN and infinity
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -234,7 +234,7 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `_encode`."""
+    """Undo `_encode`."""
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()

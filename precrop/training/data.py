@@ -1,8 +1,8 @@
 """Data sets of labelled images.
 
-A data set whose images are all of one size and fit in memory becomes one uint8 tensor, which lives
-on the training device and is augmented there, batch by batch. Any other is decoded, cropped and
-resized by worker processes, one image at a time.
+If all images have one size and fit in memory, each split becomes one uint8 tensor, which is moved
+to the training device and augmented there, batch by batch. Otherwise worker processes decode, crop
+and resize the images one at a time.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ from precrop.training.recipes import LARGEST_SIDE
 from precrop.training.sources.finding import find
 from precrop.training.sources.source import Source, Split
 
-HELD_BYTES = 1_500_000_000  # of decoded images; a data set above it is decoded as it is used
-DECODED_SIZE = 224  # pixels, what those images are brought to unless something else is asked for
-# Of ImageNet's training images: the values that networks for photographs are usually given.
+HELD_BYTES = 1_500_000_000  # most bytes of decoded images to hold; others are decoded as used
+DECODED_SIZE = 224  # pixels a side of images that are decoded as used, unless another size is given
+# Statistics of ImageNet's training images, as usual for networks that see photographs.
 PHOTOGRAPH_MEAN = (0.485, 0.456, 0.406)
 PHOTOGRAPH_STD = (0.229, 0.224, 0.225)
-_DECODED_TOGETHER = 256  # images, what one thread decodes at a time
-_THREADS = 4  # at most: much of decoding a small image holds Python's lock
+_DECODED_TOGETHER = 256  # images that one thread decodes at a time
+_THREADS = 4  # at most: decoding a small image mostly holds Python's global lock
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """A split that is held in memory."""
+    """A split held in memory."""
 
     images: Tensor  # uint8 (N, C, H, W); channels_last is fastest
     labels: Tensor  # int64 (N,)
@@ -44,9 +44,9 @@ class Images:
 
 
 class Decoded(Dataset[tuple[Tensor, int]]):
-    """A split whose images are decoded, cropped and resized to ``size`` pixels, one at a time.
+    """A split whose images are decoded, cropped and resized to ``size`` pixels one at a time.
 
-    The crop is ``random`` in place, size and shape, and half of the images are mirrored
+    With ``random`` the crop has a random place, size and shape, and half of the images are mirrored
     (torchvision's recipe for ImageNet); otherwise it is the centre.
     """
 
@@ -58,26 +58,26 @@ class Decoded(Dataset[tuple[Tensor, int]]):
         return len(self.split.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """The uint8 image (3, size, size) and its label."""
+        """Return the uint8 image (3, size, size) and its label."""
         return self.transform(self.split.image(index)), int(self.split.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set that is ready for training: a training split and a held-out one."""
+    """A data set that is ready for training: a training split and a held-out split."""
 
     name: str
     classes: tuple[str, ...]  # label k is the k-th
     shape: tuple[int, int, int]  # (C, H, W) of what a network gets
-    mean: tuple[float, ...]  # of a channel in the training split, on the scale 0 to 1
+    mean: tuple[float, ...]  # per channel, on the scale 0 to 1: the training split's or ImageNet's
     std: tuple[float, ...]
     train: Images | Decoded
     test: Images | Decoded
-    digest: str  # SHA-256: another data set has another one
+    digest: str  # SHA-256 that identifies the data set
 
     @property
     def of_run(self) -> dict[str, Any]:
-        """What a `Run` on these images says of them, by the names of its fields."""
+        """What a `Run` on these images records about them, by its field names."""
         return {
             "data_name": self.name,
             "data_digest": self.digest,
@@ -90,12 +90,12 @@ class ImageData:
 
     @property
     def count(self) -> int:
-        """Images to train on."""
+        """The number of training images."""
         return len(self.train)
 
     @property
     def crop_pct(self) -> float:
-        """How much of a held-out image's shorter side is looked at: timm's word for it."""
+        """The share of a held-out image's shorter side within the crop; the name is timm's."""
         held = isinstance(self.test, Images)
         return 1.0 if held else self.shape[-1] / _resized(self.shape[-1])
 
@@ -103,7 +103,7 @@ class ImageData:
 class MixedSizes(PrecropError):
     """Images of several sizes can't be one tensor.
 
-    ``found`` is what was seen, ``asked`` how a size to bring all of them to is asked for.
+    ``found`` says which sizes were seen, ``asked`` how to ask for one size for all of them.
     """
 
     def __init__(self, found: str, asked: str = "image_size=224") -> None:
@@ -112,14 +112,14 @@ class MixedSizes(PrecropError):
 
 
 def load_data(source: str, *, image_size: int | None = None) -> ImageData:
-    """The data set of a name or in a folder.
+    """Load a data set by its name or from a folder.
 
     Args:
         source: ``"digits"``, ``"cifar10"``, ``"cifar100"``, or a folder with Hugging Face's parquet
             files, with torchvision's CIFAR, or with ``train/CLASS/`` and ``val/CLASS/`` folders of
             image files.
-        image_size: Pixels of a side that all images are brought to. Left out, images are used as
-            they are if all are of one size and fit in memory, and at 224 pixels if they don't fit.
+        image_size: Side in pixels that all images are scaled to. Without it, images keep their size
+            if it is the same for all and they fit in memory; if they don't fit, it is 224 pixels.
 
     Raises:
         PrecropError: The name is unknown, or something in the folder is missing or damaged.
@@ -133,10 +133,10 @@ def load_data(source: str, *, image_size: int | None = None) -> ImageData:
 
 
 def load_shaped(source: str, shape: Sequence[Any]) -> ImageData:
-    """The data set of a name or in a folder, as images of one shape.
+    """Load a data set by its name or from a folder, as images of one shape (C, H, W).
 
     Raises:
-        PrecropError: As `load_data`; or images can't be brought to this shape.
+        PrecropError: As `load_data`; or the images can't be scaled to this shape.
     """
     wanted = ",".join(map(str, shape))
     if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
@@ -163,9 +163,9 @@ def load_shaped(source: str, shape: Sequence[Any]) -> ImageData:
 
 
 def load_again(source: str, shape: Sequence[int], digest: str) -> ImageData:
-    """The data set whose images (C, H, W) were loaded before, with or without an image size.
+    """Load the images (C, H, W) that had this digest, in their own size or scaled to ``shape``.
 
-    If no loading gives the ``digest``, what there is now is returned. Errors are `load_data`'s.
+    If neither has the ``digest``, the scaled images are returned. Raises the errors of `load_data`.
     """
     with suppress(MixedSizes):
         found = load_data(source)
@@ -176,7 +176,7 @@ def load_again(source: str, shape: Sequence[int], digest: str) -> ImageData:
 
 @contextmanager
 def _reading(source: str) -> Iterator[None]:
-    """What the system refuses, in one line."""
+    """Turn errors of the operating system into a `PrecropError` of one line."""
     try:
         yield
     except OSError as error:
@@ -184,7 +184,7 @@ def _reading(source: str) -> Iterator[None]:
 
 
 def _loaded(found: Source, image_size: int | None) -> ImageData:
-    """The images in memory where they fit, at a size of their own or this one."""
+    """Load images in their own size or ``image_size``; what exceeds the memory stays encoded."""
     width, height = found.train.image(0).size
     if image_size is not None:
         height = width = image_size
@@ -213,9 +213,9 @@ def _in_memory(found: Source, size: tuple[int, int]) -> ImageData:
 
 
 def _pixels(split: Split, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """All images of a split, uint8 (N, height, width, 3), decoded by several threads.
+    """Decode all images of a split with several threads, as uint8 (N, height, width, 3).
 
-    All have the ``original`` width and height and are brought to the height and width ``size``.
+    All must have the width and height ``original``; the result has the height and width ``size``.
     """
     import numpy as np
     from PIL import Image, ImageOps
@@ -237,14 +237,14 @@ def _pixels(split: Split, original: tuple[int, int], size: tuple[int, int]) -> T
             rows[index] = np.asarray(image)
 
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-        # In the order of the rows, so that of several damaged images the first is reported.
+        # In the order of the rows, so that the first of several damaged images is reported.
         for _ in threads.map(decode, range(0, len(rows), _DECODED_TOGETHER)):
             pass
     return pixels
 
 
 def _statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 (N, C, H, W), on the scale 0 to 1."""
+    """Return mean and standard deviation per channel of uint8 (N, C, H, W), on the scale 0 to 1."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in pixels.unbind(1):
@@ -252,7 +252,7 @@ def _statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean = (shares * values).sum()
         means.append(float(mean))
         variance = float((shares * (values - mean) ** 2).sum())
-        # A channel of one value has no deviation to divide by.
+        # A channel with one value only must not be divided by zero.
         deviations.append(max(variance**0.5, 1 / 255))
     return tuple(means), tuple(deviations)
 
@@ -276,7 +276,7 @@ def _decoded_later(found: Source, size: int) -> ImageData:
 
 
 def _transform(size: int, *, random: bool) -> Any:
-    """From a PIL image to uint8 (3, size, size)."""
+    """Return the transform from a PIL image to uint8 (3, size, size)."""
     with needs("images that don't fit in memory need", "precrop[models]"):
         from torchvision.transforms import v2
     if random:
@@ -287,5 +287,5 @@ def _transform(size: int, *, random: bool) -> Any:
 
 
 def _resized(size: int) -> int:
-    """What a photograph's shorter side is brought to before the crop: 256 for the usual 224."""
+    """Return the length of the shorter side before the centre crop: 256 for the usual 224."""
     return round(size * 256 / 224)

@@ -1,4 +1,4 @@
-"""Which devices and which arithmetic a run gets."""
+"""The devices and the precision of a run."""
 
 import os
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from precrop.errors import PrecropError
 from precrop.training.data import ImageData, Images
 
 _MOST_PROCESSES = 64
-"""On one CPU."""
+"""Most processes of a run on a CPU."""
 _MOST_READERS = 16
 
 
 @dataclass(frozen=True)
 class ProcessLayout:
-    """Processes of a run, as Lightning's Trainer wants them."""
+    """A run's processes, as Lightning's Trainer needs them."""
 
     accelerator: str  # cuda, mps or cpu
     devices: int  # processes on this machine
@@ -23,20 +23,20 @@ class ProcessLayout:
 
     @property
     def processes(self) -> int:
-        """On all machines together."""
+        """The number of processes on all machines together."""
         return self.devices * self.nodes
 
     @property
     def device(self) -> torch.device:
-        """Of the first process on this machine."""
+        """The device of the first process on this machine."""
         return torch.device(self.accelerator)
 
 
 def layout(devices: int) -> ProcessLayout:
-    """The best kind of device here; under ``torchrun`` the processes that it started.
+    """Return ``devices`` processes on the best kind of device, or those that ``torchrun`` started.
 
     Raises:
-        PrecropError: so many devices are not there, or not what ``torchrun`` was told.
+        PrecropError: this machine has fewer devices, or ``torchrun`` started another number.
     """
     kind = "cpu"
     if torch.cuda.is_available():
@@ -55,23 +55,23 @@ def layout(devices: int) -> ProcessLayout:
 
 
 def reading_processes(data: ImageData, places: ProcessLayout) -> int:
-    """Processes that decode images for each process that trains; none where they are in memory."""
+    """Return how many workers decode images for each training process; 0 for images in memory."""
     if isinstance(data.train, Images):
         return 0
     return max(1, min(_MOST_READERS, (os.cpu_count() or 1) // places.devices))
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks and writes for all of a run's processes."""
+    """Whether this process prints and writes on behalf of all of a run's processes."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
 
 def uses_bf16(asked: str, device: torch.device) -> bool:
-    """Whether to compute in bf16, which ``auto`` does where the device has it built in."""
+    """Whether to compute in bf16; with ``auto``, where the device supports it natively."""
     if asked != "auto":
         return asked == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # PyTorch has no public name for this in all of the versions that we run on.
+    # Not all supported versions of PyTorch have a public function for this.
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in tests)

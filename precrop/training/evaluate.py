@@ -1,4 +1,4 @@
-"""Evaluating weights: accuracy over all and per class, and which classes are taken for which."""
+"""Evaluation of trained weights: accuracy in all and per class, and which classes are confused."""
 
 import dataclasses
 import time
@@ -29,38 +29,38 @@ from precrop.trust import Trust, code_of
 
 _BATCH = 256
 _LARGEST_LABELLED = 40
-"""Classes up to which a confusion picture names each."""
+"""Most classes whose names a confusion picture shows."""
 _LARGEST_DRAWN = 2000
-"""Classes up to which there is a confusion picture: more could not be told apart in it."""
+"""Most classes that a confusion picture can show; more could not be told apart."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What weights come to on held-out images. Masked weights do not count."""
+    """The result of evaluating a network on held-out images; masked weights are not counted."""
 
-    run: str | None  # id of the run that they are from
-    network: str | None  # what the network is called
-    input_shape: tuple[int, ...]  # of the images that it got
-    mean: tuple[float, ...]  # of each channel, which was subtracted from them
-    std: tuple[float, ...]  # which they were divided by
-    crop_pct: float  # how much of their shorter side was looked at
-    accuracy: float  # share of the images that are right
+    run: str | None  # id of the run that trained the weights
+    network: str | None  # the network's name
+    input_shape: tuple[int, ...]  # of one image
+    mean: tuple[float, ...]  # per channel, subtracted from the images
+    std: tuple[float, ...]  # per channel, by which they were divided
+    crop_pct: float  # share of their shorter side that the centre crop keeps
+    accuracy: float  # share of the images that are classified correctly
     loss: float  # mean cross-entropy
     params: int
     macs: int  # multiply-accumulates at batch 1
-    seconds: float  # that the evaluation took
+    seconds: float  # duration of the evaluation
     classes: tuple[str, ...]  # their names
     labels: Tensor  # int64 (images,): index of the class of each held-out image
-    taken: Tensor  # int64 (images,): index of the class that it is taken for
+    taken: Tensor  # int64 (images,): index of its predicted class
 
     @property
     def images(self) -> list[int]:
-        """How many images every class has."""
+        """The number of images of each class."""
         return self._counted(self.labels).tolist()
 
     @property
     def per_class(self) -> dict[str, float]:
-        """Share of every class's images that are right; NaN where there are none."""
+        """The accuracy of each class by name; NaN for a class without images."""
         right = self._counted(self.labels[self.labels == self.taken]).double()
         shares = right / self._counted(self.labels)
         return dict(zip(self.classes, shares.tolist(), strict=True))
@@ -69,7 +69,7 @@ class Evaluation:
         return torch.bincount(labels, minlength=len(self.classes))
 
     def to_json(self) -> dict[str, Any]:
-        """What JSON can hold, with the per-class accuracies."""
+        """Return the fields in JSON's types, with the per-class accuracies, without the tensors."""
         per_class = {name: None if v != v else v for name, v in self.per_class.items()}
         fields = {**vars(self), "per_class": per_class}
         del fields["labels"], fields["taken"]
@@ -77,7 +77,7 @@ class Evaluation:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path means: itself, its folder, or the last one of a run's folder."""
+    """Return a checkpoint's folder, given that folder, a file in it, or the folder of its run."""
     inside = path.parent if path.is_file() else path
     for candidate in (inside, inside / LAST, inside / BEST):
         found = checkpoints.stored(candidate)
@@ -95,7 +95,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 class Trained(NamedTuple):
-    """A checkpoint's folder, its run, and the network with its weights; masked ones are zeros."""
+    """A checkpoint's folder, its run, and the network with its weights (zero where masked)."""
 
     folder: Path
     run: Run
@@ -103,13 +103,13 @@ class Trained(NamedTuple):
 
 
 def load_trained(path: str | Path, trust: Trust = False) -> Trained:
-    """The network of a checkpoint, found as by `find_checkpoint`.
+    """Load the network of a checkpoint, found as by `find_checkpoint`.
 
-    A warning says so where the user's code is not what it was trained with.
+    Prints a warning if the user's code has changed since the training.
 
     Args:
-        path: what is looked for.
-        trust: as for `Run.from_json`; a name is also what the network must be called.
+        path: of the checkpoint, as for `find_checkpoint`.
+        trust: as for `Run.from_json`; a name must also be the name of the network.
 
     Raises:
         PrecropError: the checkpoint is broken, or its network is code that is not trusted.
@@ -137,9 +137,9 @@ def evaluate_checkpoint(
 
     Args:
         path: as for `find_checkpoint`.
-        data: other images than the run's, with as many classes.
+        data: images to use instead of the run's, with as many classes.
         trust: as for `load_trained`.
-        progress: for the batches.
+        progress: shows the progress over batches.
 
     Raises:
         PrecropError: the checkpoint is broken, or the images do not fit it.
@@ -155,7 +155,7 @@ def evaluate_checkpoint(
 
 
 def images_of(run: Run, data: str | None = None) -> ImageData:
-    """A run's images, or others as its network gets them: of one shape and normalised alike."""
+    """Load a run's images, or others, in the shape and normalisation that its network needs."""
     if data is None:
         images = load_again(run.data, run.input_shape, run.data_digest)
     else:
@@ -177,12 +177,12 @@ def evaluate(
     """Evaluate a network on the held-out images.
 
     Args:
-        network: with its trained weights, masked ones as zeros; it is moved to the device.
+        network: with trained weights, zero where masked; it is moved to the device.
         data: the images.
-        name: what the network is called.
-        run: that the weights are from; it is evaluated in its precision, else in float32.
-        kept: masks by parameter name, to count by.
-        progress: for the batches.
+        name: the network's name.
+        run: the run that trained the weights; its precision is used. Without it, float32.
+        kept: masks by parameter name; masked weights are not counted.
+        progress: shows the progress over batches.
     """
     start = time.perf_counter()
     counted = count(network, data.shape, masks=kept)
@@ -214,15 +214,15 @@ def evaluate(
 
 
 class Judgement(NamedTuple):
-    """What is said of the held-out images."""
+    """The predictions for held-out images, and their loss."""
 
-    labels: Tensor  # int64 (images,): their classes
+    labels: Tensor  # int64 (images,): the classes of the images
     taken: Tensor  # int64 (images,): the classes with the largest logits
     loss: float  # mean cross-entropy
 
     @property
     def accuracy(self) -> float:
-        """Share of the images that are right."""
+        """The share of the images that are classified correctly."""
         return int((self.labels == self.taken).sum()) / len(self.labels)
 
 
@@ -235,7 +235,7 @@ def judge(
     batch_size: int = _BATCH,
     progress: Progress = silent,
 ) -> Judgement:
-    """Compare what a network, or a file made of one, says of held-out images with their labels."""
+    """Evaluate a function from images to logits, such as an exported file, on held-out images."""
     known: list[Tensor] = []
     taken: list[Tensor] = []
     losses = torch.zeros((), dtype=torch.float64)
@@ -252,7 +252,7 @@ def judge(
 
 
 def draw_confusion(evaluation: Evaluation, path: Path) -> None:
-    """Draw which share of every class is taken for which.
+    """Draw which share of each class is classified as which.
 
     Raises:
         PrecropError: matplotlib is missing, the file cannot be written, or there are more classes

@@ -1,7 +1,7 @@
-"""The folder of a run: the files in it, whose they are, and who may write to them.
+"""The folder of a run: its files, the run that they belong to, and who may write to them.
 
-It may come from a stranger, or be copied from another run: nothing is written where a link leads,
-and what is of another run, or was changed after it was written, is refused.
+The folder may come from a stranger or be a copy of another run's: nothing is written through a
+link, and files that belong to another run, or were changed after they were written, are refused.
 """
 
 import dataclasses
@@ -39,34 +39,34 @@ from precrop.sources import changed
 from precrop.training import checkpoints
 
 LAST, BEST = "last", "best"
-"""The checkpoints of a run."""
+"""The names of a run's checkpoints."""
 _RESULT, _MASKS, _LOCK = "result.json", "masks.safetensors", ".lock"
 _CHUNK = 1 << 20
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
-"""What file systems say that have none; then a run is on its own."""
+"""Errors of file systems without locks: there, nothing keeps other processes out."""
 _LARGEST = {"accuracy": 1, "best_accuracy": 1, "params": 2**63, "macs": 2**63, "seconds": 1e9}
-"""Fields of a result that are numbers, none below 0, and what each is at most; so is the loss."""
+"""Upper bounds of a result's numbers. None of these is below 0, nor is the loss."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to. Parameters and MACs are counted without masked weights."""
+    """The outcome of a run. Parameters and MACs are counted without masked weights."""
 
     run: str  # its id
     folder: Path  # where it is kept
-    accuracy: float  # share of the held-out images that are right after the last epoch
-    best_accuracy: float  # the highest such share after any epoch
+    accuracy: float  # share of held-out images classified correctly after the last epoch
+    best_accuracy: float  # the highest accuracy after any epoch
     loss: float  # mean loss of the held-out images after the last epoch
     params: int
     macs: int  # multiply-accumulates at batch 1
-    seconds: float  # that its epochs took, whatever was interrupted
+    seconds: float  # sum over its epochs, without interruptions
     history: tuple[Mapping[str, float], ...]  # per epoch learning rate, losses, accuracies, seconds
     code: Mapping[str, str] = field(default_factory=dict)  # the run's; empty in older results
     processes: int | None = None  # that trained it; None in older results
-    finished: bool = False  # the result was there already; nothing was trained
+    finished: bool = False  # whether it had been trained before, and was only read now
 
     def to_json(self) -> dict[str, Any]:
-        """All but the history in JSON's types, as ``precrop train --json`` prints it."""
+        """Return all but the history in JSON's types, as ``precrop train --json`` prints it."""
         fields = dataclasses.asdict(self)
         del fields["history"], fields["finished"]
         for name in ("code", "processes"):
@@ -79,20 +79,20 @@ class Result:
 class RunFolder:
     """The folder of one run.
 
-    What reads it raises `PrecropError` if a file is broken, was changed, or is another run's.
+    Methods that read raise `PrecropError` if a file is broken, was changed, or is another run's.
     """
 
     path: Path
     run: str  # its id
 
     def begin(self, described: Mapping[str, Any]) -> bool:
-        """Make it, and say in it which run it is of.
+        """Create the folder if needed, with a description of the run that it belongs to.
 
         Returns:
             Whether it is new.
 
         Raises:
-            PrecropError: it is a link, cannot be made, or is another run's, or other code's.
+            PrecropError: it is a link, cannot be created, or belongs to another run or other code.
         """
         refuse_link(self.path)
         new = not self.path.exists()
@@ -108,12 +108,12 @@ class RunFolder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other processes from training in it at the same time.
+        """Keep other processes from training in the folder at the same time.
 
-        The lock goes with the process that holds it, however that ends.
+        The lock is released when the process that holds it ends, however it ends.
 
         Raises:
-            PrecropError: another process has the lock, or it is no file that can be locked.
+            PrecropError: another process holds the lock, or it is no file that can be locked.
         """
         lock = self.path / _LOCK
         with ExitStack() as held:
@@ -127,12 +127,12 @@ class RunFolder:
             yield
 
     def make_room(self, size: int) -> None:
-        """See that there is room for ``size`` bytes: they are written to the disk and removed.
+        """Check that ``size`` bytes fit on the disk, by writing and removing them.
 
-        What runs that were killed while they wrote a checkpoint left is removed before.
+        Checkpoints left incomplete by runs that were killed are removed first.
 
         Raises:
-            PrecropError: there is no room, or no right to write.
+            PrecropError: the disk is full, or the folder is not writable.
         """
         for path in self.path.glob(".*"):
             if path.is_dir() and path.name.startswith((f".{LAST}.", f".{BEST}.")):
@@ -145,9 +145,9 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def last(self) -> tuple[Path, int, int | None] | None:
-        """The last checkpoint, its step, and the processes that wrote it, if the run has begun.
+        """Return the last checkpoint, its step and its number of processes; None if there is none.
 
-        The best one is checked, too.
+        The best checkpoint is checked, too.
         """
         found = {}
         for name in (BEST, LAST):
@@ -158,7 +158,7 @@ class RunFolder:
         return found.get(LAST)
 
     def masks(self) -> dict[str, Tensor] | None:
-        """The masks that `keep_masks` wrote, if there are some."""
+        """Return the masks that `keep_masks` wrote, or None."""
         path = self.path / _MASKS
         if not path.is_file():
             return None
@@ -171,12 +171,12 @@ class RunFolder:
         return masks
 
     def keep_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """Write the run's masks, whole or not at all."""
+        """Write the run's masks, completely or not at all."""
         with replacing(self.path / _MASKS) as temporary:
             save_tensors(masks, temporary, {"digest": _digest(masks), "run": self.run})
 
     def result(self) -> Result | None:
-        """The result that `keep_result` wrote, if the run is finished."""
+        """Return the result that `keep_result` wrote, or None if the run is not finished."""
         path = self.path / _RESULT
         if not path.is_file():
             return None
@@ -205,16 +205,16 @@ class RunFolder:
         return result
 
     def keep_result(self, result: Result) -> None:
-        """Write what the run came to, whole or not at all."""
+        """Write the run's result, completely or not at all."""
         content = finite({**result.to_json(), "history": result.history})
         del content["folder"]
         text = json_text({**content, "digest": digest_of(content)}, indent=1)
         write_text(self.path / _RESULT, f"{text}\n")
 
     def check_code(self, then: object, now: Mapping[str, str]) -> None:
-        """Refuse what other code of the user's has made: it would count as this one's.
+        """Refuse a run of other user code, whose figures would count as those of the current code.
 
-        ``then`` is the code that was kept (older runs have none), ``now`` that of today.
+        ``then`` is the code recorded with the run (older runs have none), ``now`` the current code.
         """
         if files := changed(then, now):
             raise PrecropError(
@@ -223,9 +223,9 @@ class RunFolder:
             )
 
     def _check(self, path: Path, said: object) -> dict[str, Any]:
-        """Refuse what another run has made: copied here, its figures would count as this one's.
+        """Refuse a file copied from another run, whose figures would count as this run's.
 
-        ``said`` is what a file or a checkpoint says of its run: the id, or all, which is returned.
+        ``said`` is what the file records of its run: the id, or the description, which is returned.
         """
         run = said if isinstance(said, dict) else {"id": said}
         if run.get("id") != self.run:

@@ -1,9 +1,9 @@
-"""What replaces PyTorch's own CPU kernels in training, where these are slow or wrong.
+"""Replacements for PyTorch's CPU kernels in training, where these are slow or wrong.
 
-Batch norms of few channels are those of `precrop.training.narrow`. In bf16 PyTorch's convolutions
-are fast where they are depthwise, of 3x3 and without stride. The backward pass of others (a stride,
-another kernel, several filters a channel, maps smaller than the kernel) takes up to 50 times as
-long as in float32: here they are computed in float32.
+Batch norms of few channels use `precrop.training.narrow`. Depthwise convolutions in bf16 are fast
+in PyTorch if they are 3x3 with stride 1. The backward pass of others (a stride, another kernel
+size, several filters per channel, maps smaller than the kernel) takes up to 50 times as long as in
+float32, so they are computed in float32 here.
 """
 
 import torch
@@ -17,9 +17,9 @@ from precrop.training.narrow import batch_norm
 
 
 class CpuKernels(Instead):
-    """Within it, batch norms of few channels and some convolutions are done here.
+    """Within it, batch norms of few channels and some convolutions use this module's functions.
 
-    Only on a CPU, and only where that is faster or safer; everything else goes its usual way.
+    They only take over on a CPU, and only where that is faster or safer.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ def conv2d(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`precrop.modules.convolutions.conv2d`; what is computed in float32 comes back in bf16."""
+    """Call `precrop.modules.convolutions.conv2d`; what is slow in bf16 is computed in float32."""
     options = (stride, padding, dilation, groups)
     if not slow_in_bf16(images, weight, stride, groups):
         return convolutions.conv2d(images, weight, bias, *options)
@@ -45,7 +45,7 @@ def conv2d(
 
 
 def slow_in_bf16(images: Tensor, weight: Tensor, stride: Pair, groups: int) -> bool:
-    """Whether the convolution would be done by a slow kernel."""
+    """Whether PyTorch has only a slow kernel for this convolution in bf16."""
     if groups == 1 or weight.shape[1] != 1 or images.device.type != "cpu":
         return False
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:

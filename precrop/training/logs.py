@@ -1,4 +1,4 @@
-"""Loggers by name, and Lightning's own words kept out of our output."""
+"""Loggers by name, and the silencing of Lightning's own output."""
 
 import contextlib
 import logging
@@ -24,7 +24,7 @@ _LOUD = (
 
 
 def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
-    """The loggers' names, without ``none``.
+    """Return the loggers' names, without ``none``.
 
     Raises:
         PrecropError: a name is unknown, or ``none`` is not the only one.
@@ -38,9 +38,9 @@ def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> list[Any]:
-    """Lightning's loggers. ``csv`` is not among them: the table is written with the checkpoints.
+    """Make Lightning's loggers, except ``csv``: that table is written with the checkpoints.
 
-    What a killed run logged after ``step``, at which training goes on, is dropped.
+    TensorBoard drops what a killed run logged after ``step``, from which training resumes.
 
     Raises:
         PrecropError: the library of a logger is not installed, or its folder is a link.
@@ -68,13 +68,13 @@ def make_loggers(names: Sequence[str], run: Run, folder: Path, step: int) -> lis
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what Lightning prints, logs and warns of to itself."""
+    """Suppress what Lightning prints, logs and warns about."""
     levels = {logger: logger.level for logger in map(logging.getLogger, _LOUD)}
     for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # Its warnings are about loaders, logs and clusters that we set up ourselves.
+            # It warns about data loaders, logs and clusters, which we set up ourselves.
             warnings.filterwarnings("ignore", module=r"(lightning|torchmetrics)\.")
             warnings.filterwarnings("ignore", module=r"torch\.utils\.tensorboard")
             yield

@@ -1,4 +1,4 @@
-"""Training a run from its beginning, or from where it was interrupted, to its result."""
+"""Training a run to its result, from the beginning or from its last checkpoint."""
 
 import random
 import shutil
@@ -34,7 +34,7 @@ from precrop.training.recipes import Recipe
 from precrop.training.runs import Run, Start
 
 _STATES = {"sgd": 1, "rmsprop": 2}
-"""Tensors that an optimizer keeps per weight."""
+"""The number of tensors that an optimizer keeps per weight."""
 
 
 def train(
@@ -49,25 +49,25 @@ def train(
     workers: int | None = None,
     told: Told = unheard,
 ) -> Result:
-    """Train a run, or go on with it if its folder holds a checkpoint.
+    """Train a run, or resume it if its folder holds a checkpoint.
 
-    On the CPU an interrupted run ends with the same weights, bit for bit, as one that was not.
+    On the CPU a resumed run ends with the same weights, bit for bit, as an uninterrupted one.
 
     Args:
         run: what to train.
         data: the run's images, if they are loaded already.
-        output: the folder that gets the run's own folder.
-        devices: processes with a device each; more than one start this program anew.
+        output: the folder in which the run gets its own folder.
+        devices: processes, with one device each; with several, Lightning starts this program anew.
         compiled: compile the network with `torch.compile`.
         loggers: names in `precrop.training.logs.LOGGERS`.
         progress: show a bar and a line per epoch on standard error.
-        workers: processes that read images which do not fit in memory; by default the cores'.
-        told: called with an epoch's row of the history, when it is kept.
+        workers: processes that decode images which do not fit in memory; by default as cores allow.
+        told: called with an epoch's row of the history once its checkpoint is written.
 
     Raises:
         PrecropError: the run cannot be trained, its folder cannot be written or is of other code,
             or the loss is no longer a number.
-        KeyboardInterrupt: it was interrupted; its folder holds the last finished epoch.
+        KeyboardInterrupt: training was interrupted; the folder holds the last finished epoch.
     """
     names = check_loggers(loggers)
     folder = RunFolder(Path(output) / run.name, run.id)
@@ -104,7 +104,7 @@ def train(
                 _fit(trainer, module, start, step)
         except Exception:
             if new and (trainer is None or not trainer.global_step):
-                # It cannot be trained: its network is for other images, say.
+                # Not one step was possible: the network is for other images, say.
                 shutil.rmtree(folder.path, ignore_errors=True)
             raise
         result = _result(run, folder.path, built, module)
@@ -114,7 +114,7 @@ def train(
 
 
 def _built(run: Run, data: ImageData, folder: RunFolder, *, begun: bool) -> Built:
-    """The network; masks are computed once and kept in the run's folder."""
+    """Build the run's network; its masks are computed once and kept in the run's folder."""
     kept = None if run.mask is None else folder.masks()
     start = None if begun or run.weights is None else Path(run.weights.file)
     if start is not None and Start.of(start) != run.weights:
@@ -126,7 +126,7 @@ def _built(run: Run, data: ImageData, folder: RunFolder, *, begun: bool) -> Buil
 
 
 def _size(built: Built, recipe: Recipe) -> int:
-    """Bytes that a run's checkpoints take at most: best, last, and the next one beside it."""
+    """Return the most bytes that checkpoints take: best, last, and the next one beside it."""
     tensors = [*parameters_of(built.network).values(), *buffers_of(built.network).values()]
     weights = sum(t.numel() * t.element_size() for t in tensors)
     return weights * (3 + 2 * _STATES[recipe.optimizer]) + (1 << 16)
@@ -144,7 +144,7 @@ def _trainer(
         accelerator=places.accelerator,
         devices=places.devices,
         num_nodes=places.nodes,
-        # Buffers are averaged once an epoch instead of being sent with every batch.
+        # Buffers are averaged once per epoch instead of broadcast with every batch.
         strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
         sync_batchnorm=several and places.accelerator == "cuda",
         precision="bf16-mixed" if module.bf16 else "32-true",
@@ -164,7 +164,7 @@ def _trainer(
 
 
 def _fit(trainer: pl.Trainer, module: Classifier, start: Path | None, step: int) -> None:
-    """Run Lightning from a step; an interruption comes out as the exception that it is."""
+    """Run Lightning from a step; an interruption is raised as KeyboardInterrupt."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, ckpt_path=start)
@@ -203,7 +203,7 @@ def _result(run: Run, folder: Path, built: Built, module: Classifier) -> Result:
 
 
 def _say_processes(run: Run, what: str, then: int | None) -> None:
-    """Say so where what is reused was made by another number of processes; older runs don't say."""
+    """Warn if another number of processes made what is reused; older runs do not record it."""
     if then not in (None, run.processes) and is_first_process():
         say(
             f"run {run.id} {what} by {then} process{'es' * (then != 1)}, not {run.processes}: on a "
@@ -214,7 +214,7 @@ def _say_processes(run: Run, what: str, then: int | None) -> None:
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Training sets threads, seeds and cuDNN's search for all of the process: put them back."""
+    """Restore what training changes in the process: threads, random states, cuDNN's search."""
     threads, state = torch.get_num_threads(), random.getstate()
     search = torch.backends.cudnn.benchmark
     numbers, tensors = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""What Lightning trains: a network with its loss, its learning rate and its figures."""
+"""The LightningModule that is trained: a network with its loss, learning rate and metrics."""
 
 import math
 import random
@@ -29,21 +29,21 @@ from precrop.training.recipes import Recipe
 from precrop.training.runs import Run
 
 AUXILIARY = 0.3
-"""Weight of the loss of auxiliary classifiers, as in GoogLeNet's and Inception's papers."""
+"""Weight of the loss of auxiliary classifiers, as in the GoogLeNet and Inception papers."""
 _CHECKED = 50
-"""Steps between two looks at whether the loss is finite, where looking makes a device wait."""
+"""Steps between checks for a finite loss where a check makes the CPU wait for the device."""
 _FUSED = ("cpu", "cuda", "mps")
-"""Devices on which PyTorch has an optimizer step of one kernel."""
+"""Devices for which PyTorch has a fused optimizer step."""
 _LARGEST_SEED = 2**31 - 1
 FIGURES = ("accuracy", "loss", "seconds")
-"""Of an epoch in the history that a result is made of."""
+"""The metrics of an epoch in the history that a result is made from."""
 
 
 class Classifier(pl.LightningModule):
-    """A network of `precrop.training.networks.build` that learns to sort images.
+    """A network from `precrop.training.networks.build` that is trained as an image classifier.
 
-    ``compiled`` compiles it, its batch norms too; ``workers`` processes read images that do not fit
-    in memory.
+    ``compiled`` compiles it, batch norms included; ``workers`` processes decode images that do not
+    fit in memory.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Classifier(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         classes = len(run.classes)
         self.train_figures, self.test_figures = Figures(classes), Figures(classes)
-        self.began = 0.0  # until the first epoch
+        self.began = 0.0  # set when an epoch begins
         self._train_seconds = 0.0
         self._bad: Tensor | None = None
 
-    # Data. The trainer asks anew for every epoch, which has its own order.
+    # Data. The trainer asks for new batches at every epoch, which has its own order.
 
     def train_dataloader(self) -> Batches:
-        """Batches of the current epoch, for this process."""
+        """Return this process's batches of the current epoch."""
         return train_batches(
             self.data,
             self.recipe.batch_size,
@@ -91,7 +91,7 @@ class Classifier(pl.LightningModule):
         )
 
     def val_dataloader(self) -> Batches:
-        """Batches of the held-out images, for this process."""
+        """Return this process's batches of held-out images."""
         return held_out_batches(self.data, self.recipe.batch_size, self._place)
 
     @property
@@ -107,7 +107,7 @@ class Classifier(pl.LightningModule):
     # Training.
 
     def configure_optimizers(self) -> Any:
-        """The recipe's optimizer, with a learning rate that is set anew at every step."""
+        """Return the recipe's optimizer, and a scheduler that sets the rate at every step."""
         optimizer = _optimizer(self)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -119,16 +119,16 @@ class Classifier(pl.LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """All processes begin with the same buffers, masks among them; parameters DDP sends."""
+        """Broadcast buffers (masks, too), so that processes start alike; DDP sends parameters."""
         if self.trainer.world_size > 1:
             for buffer in buffers_of(self.network).values():
                 torch.distributed.broadcast(buffer, 0)
 
     def on_train_start(self) -> None:
-        """Look at what was taken up, since kernels do not.
+        """Check the shapes of the optimizer's restored state, since its kernels do not check them.
 
         Raises:
-            ValueError: the optimizer's state is of other weights.
+            ValueError: the optimizer's state belongs to other weights.
         """
         for optimizer in self.trainer.optimizers:
             for weight, kept in optimizer.state.items():
@@ -138,7 +138,7 @@ class Classifier(pl.LightningModule):
                         raise ValueError(f"{name} has shape {tuple(value.shape)}, not {shape}")
 
     def on_train_epoch_start(self) -> None:
-        """Chance begins anew with every epoch, so that nothing of it need be kept to go on."""
+        """Seed every random generator anew, so that checkpoints need not store random states."""
         seed = np.random.SeedSequence([self.run.seed, self.current_epoch, self.global_rank])
         number = int(seed.generate_state(1)[0]) % _LARGEST_SEED
         torch.manual_seed(number)
@@ -147,7 +147,7 @@ class Classifier(pl.LightningModule):
         self.began = time.perf_counter()
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         images, labels = batch
         logits, *auxiliary = self._outputs(images)
         loss = self._loss(logits, labels)
@@ -165,7 +165,7 @@ class Classifier(pl.LightningModule):
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
 
     def _check_finite(self, loss: Tensor, step: int) -> None:
-        """Stop at a loss that is not finite. Off the CPU that is noticed some steps later."""
+        """Stop at a loss that is not finite; off the CPU it is noticed some steps later."""
         place = torch.where(loss.isfinite(), math.inf, float(self.global_step))
         self._bad = place if self._bad is None else torch.minimum(self._bad, place)
         last = step + 1 == self.trainer.num_training_batches
@@ -182,7 +182,7 @@ class Classifier(pl.LightningModule):
     # Figures.
 
     def on_validation_epoch_start(self) -> None:
-        """Training of the epoch is over: average what batch norms have seen on each process."""
+        """End the epoch's training: average batch norms' running statistics over all processes."""
         self._train_seconds = time.perf_counter() - self.began
         if self.trainer.world_size > 1:
             for module in self.network.modules():
@@ -191,14 +191,14 @@ class Classifier(pl.LightningModule):
                     self.trainer.strategy.reduce(module.running_var, reduce_op="mean")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
-        """Count what is right in one batch of held-out images."""
+        """Add one batch of held-out images to the metrics."""
         images, labels = batch
         logits, *_ = self._outputs(images)
         loss = F.cross_entropy(logits.float(), labels)
         self.test_figures.update(loss, logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        """The epoch's line in the history, and in the logs."""
+        """Append the epoch's row to the history, and log it."""
         trained, tested = self.train_figures.total(), self.test_figures.total()
         steps, step = int(self.trainer.estimated_stepping_batches), self.global_step - 1
         seen = self.trainer.num_training_batches * self.recipe.batch_size
@@ -215,18 +215,18 @@ class Classifier(pl.LightningModule):
     # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Assert what must hold, and keep the history."""
+        """Assert what training must not change, and store the history."""
         check_kept(self.network, self.params)
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history up, and give the weights the versions of the modules they are of.
+        """Restore the history, and give the weights the versions of the modules they belong to.
 
         Raises:
-            KeyError, TypeError: there is none, or not what Lightning goes on by.
+            KeyError, TypeError: the history or Lightning's loop state is missing or malformed.
         """
         checkpoint["state_dict"] = versioned(self, checkpoint["state_dict"])
-        checkpoint["loops"]["fit_loop"]  # without, Lightning would begin anew with these weights
+        checkpoint["loops"]["fit_loop"]  # without it, Lightning would start over with these weights
         self.history = list(checkpoint["history"])
         for row in self.history:
             if not all(type(row[name]) in (int, float) for name in FIGURES):
@@ -234,16 +234,16 @@ class Classifier(pl.LightningModule):
 
 
 def augmentation(recipe: Recipe) -> Augment:
-    """What the recipe does to training images."""
+    """Return the augmentation of a recipe."""
     return Augment(crop=recipe.crop, flip=recipe.flip, cutout=recipe.cutout)
 
 
 class Figures(nn.Module):
-    """Loss and accuracy over the batches since the last total."""
+    """Loss and accuracy over the batches since the last `total`."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        # A `MeanMetric` looks for NaN, which makes a device wait; told not to, it ignores weights.
+        # `MeanMetric` checks for NaN, which waits for the device; without that it ignores weights.
         self.loss, self.images = (
             SumMetric(nan_strategy="disable", sync_on_compute=False) for _ in range(2)
         )
@@ -252,18 +252,18 @@ class Figures(nn.Module):
         )
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Take one batch in."""
+        """Add one batch."""
         self.loss.update(loss * len(labels))
         self.images.update(len(labels))
         self.accuracy.update(logits, labels)
 
     def so_far(self) -> dict[str, float]:
-        """Of this process; nothing is reset."""
+        """Return loss and accuracy of this process, without a reset."""
         loss = self.loss.compute() / self.images.compute()
         return {"loss": float(loss), "accuracy": float(self.accuracy.compute())}
 
     def total(self) -> dict[str, float]:
-        """Over all processes; counting begins anew."""
+        """Return loss and accuracy over all processes, and reset them."""
         metrics: tuple[Metric, ...] = (self.loss, self.images, self.accuracy)
         for metric in metrics:
             metric.sync()
@@ -284,9 +284,9 @@ def _optimizer(module: Classifier) -> torch.optim.Optimizer:
 
 
 def outputs(value: Any) -> list[Tensor]:
-    """The logits first, then those of auxiliary classifiers, which some of torchvision's have.
+    """Return a network's logits, then those of auxiliary classifiers (torchvision's GoogLeNet's).
 
-    What has none is a `PrecropError`.
+    An output without logits raises `PrecropError`.
     """
     if isinstance(value, Tensor):
         return [value]

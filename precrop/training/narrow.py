@@ -1,10 +1,10 @@
-"""Batch norms of few channels that cost no more on a CPU than their share of the work.
+"""Batch norms of few channels, at a CPU cost in proportion to their size.
 
-PyTorch's CPU kernels for channels_last images run along the channels. Where a width does not fill
-whole vectors of 16 numbers they do the rest one by one: a layer cropped from 16 channels to 8 then
-takes longer than it did (docs/speed-of-training.md). Here k neighbouring pixels are read as one
-pixel of k times as many channels, and the statistics of the k parts are put together afterwards.
-The result is that of `torch.nn.functional.batch_norm` up to rounding.
+PyTorch's CPU kernels for channels_last images vectorise over the channels. Channels that do not
+fill whole vectors of 16 numbers are computed one by one: a layer cropped from 16 channels to 8 then
+takes longer than before (docs/speed-of-training.md). Here k neighbouring pixels are read as one
+pixel with k times as many channels, and the statistics of the k parts are combined afterwards. The
+result equals that of `torch.nn.functional.batch_norm` up to rounding.
 """
 
 import math
@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _VECTOR = 16
-"""Multiples of it fill vectors already."""
+"""Channels in multiples of it fill vectors already."""
 _FILLED = 32
-"""What is filled up to: the bf16 numbers of a register of 512 bits."""
+"""Other channels are filled up to multiples of it: the bf16 numbers of a 512-bit register."""
 _aten = torch.ops.aten
 
 
@@ -32,7 +32,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm`, done here where that is faster."""
+    """Compute `torch.nn.functional.batch_norm`, by the code of this module where that is faster."""
     times = pixels_together(images)
     given = [t for t in (running_mean, running_var, weight, bias) if t is not None]
     if times == 1 or len(given) < 4 or any(t.dtype != torch.float32 for t in given):
@@ -54,7 +54,7 @@ def batch_norm(
 
 
 def pixels_together(images: Tensor) -> int:
-    """How many neighbouring pixels are read as one, so that their channels fill vectors."""
+    """Return how many neighbouring pixels to read as one, so that their channels fill vectors."""
     if images.device.type != "cpu" or images.ndim != 4 or not images.numel():
         return 1
     channels = images.shape[1]
@@ -64,7 +64,7 @@ def pixels_together(images: Tensor) -> int:
 
 
 class _Together(torch.autograd.Function):
-    """Images to normalised images, mean and variance of each channel."""
+    """Maps images to normalised images, and to the mean and variance of each channel."""
 
     @staticmethod
     def forward(
@@ -72,7 +72,7 @@ class _Together(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalise each channel over all pixels of all images."""
         pixels = _pixels(images, times)
-        # Handed float32 to update, the kernel measures bf16 images in float32, too.
+        # Given float32 to update, the kernel returns float32 statistics of bf16 images, too.
         unused = torch.zeros(pixels.shape[1])
         means, variances = _aten.batch_norm_update_stats(pixels, unused, unused.clone(), 0.0)
         means = means.view(times, -1)
@@ -88,7 +88,7 @@ class _Together(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        """The gradient as if mean and variance were constants, then what they add to it."""
+        """Return the gradient for constant mean and variance, plus what flows through these."""
         images, affine = ctx.saved_tensors
         weight, _, mean, var = affine.unbind()
         pixels = _pixels(images, ctx.times)
@@ -106,21 +106,21 @@ class _Together(torch.autograd.Function):
 
 
 def _pixels(images: Tensor, times: int) -> Tensor:
-    """(B, C, H, W) in channels_last as (pixels / times, C * times), in the same memory."""
+    """View (B, C, H, W) in channels_last as (pixels / times, C * times), without a copy."""
     return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1] * times)
 
 
 def _owned(view: Tensor) -> Tensor:
-    """The same memory as a tensor of its own: what a function returns as a view, an activation may
-    not change in place.
+    """Return a tensor on the same memory that is not a view: an activation may not change a view
+    that a function returns in place.
     """
     memory = view.untyped_storage(), view.storage_offset(), view.shape, view.stride()
     return view.new_empty(0).set_(*memory)
 
 
 def _repeated(rows: Tensor, times: int) -> Tensor:
-    """(R, C) as (R, C * times); `Tensor.repeat` takes twice as long."""
-    # Of one channel the expanded rows are a view, whose strides the kernels do not look at.
+    """Repeat (R, C) as (R, C * times); `Tensor.repeat` takes twice as long."""
+    # With one channel the expanded rows are a view, whose strides the kernels ignore.
     return rows.unsqueeze(1).expand(-1, times, -1).flatten(1).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""The network of a run: dense, cropped or masked, with what it counts."""
+"""The network of a run (dense, cropped or masked), with its parameters and MACs."""
 
 import inspect
 import warnings
@@ -31,14 +31,14 @@ from precrop.training.runs import MaskSpec, Run
 from precrop.trust import runs_user_code
 
 Batches = Callable[[], Sequence[Any]]
-"""Gives a few training batches ``(inputs, targets)``, for the mask methods that look at data."""
+"""Returns some training batches ``(inputs, targets)``, for mask methods that use data."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A network ready to be trained, and what it has without masked weights."""
+    """A network that is ready for training, and its size without masked weights."""
 
-    network: nn.Module  # its masks, if any, are applied and its masked weights are zero
+    network: nn.Module  # with its masks, if any, applied, and masked weights zero
     params: int
     macs: int  # at batch 1
 
@@ -53,16 +53,16 @@ def build(
     like: Mapping[str, Sequence[int]] | None = None,
     weights: Path | None = None,
 ) -> Built:
-    """The run's network with the initial weights that its seed gives.
+    """Build the run's network with the initial weights of its seed.
 
     Args:
         run: the run.
-        batches: called where the mask's method needs data.
+        batches: called if the mask's method needs data.
         kept: masks of the run that were computed before.
-        masked: whether to mask what the run masks.
-        start: a file of weights to begin with instead.
+        masked: whether to apply the run's mask.
+        start: a file of weights to start from instead of the initial ones.
         like: shapes of the tensors that the network, if it is not cropped, should have.
-        weights: the file whose weights it is for.
+        weights: the file whose weights the network is built for.
 
     Raises:
         PrecropError: the network cannot be built, or does not fit the data or the plan.
@@ -89,28 +89,28 @@ def build(
 
 @contextmanager
 def initial_weights(seed: int) -> Iterator[None]:
-    """A network that is built first here has the initial weights of runs with this seed."""
+    """Within it, the first network built gets the initial weights of runs with this seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def for_classes(model: ModelSpec, classes: int) -> ModelSpec:
-    """With ``num_classes``, where it is not said and the network's builder takes it."""
+    """Return the model with ``num_classes``, unless it is given or the builder does not take it."""
     if "num_classes" in model.args or not _takes_classes(model.name):
         return model
     return ModelSpec(model.name, {**model.args, "num_classes": classes})
 
 
 def found_masks(network: nn.Module) -> dict[str, Tensor]:
-    """The masks that are applied to a network, by the masked parameters' own names."""
+    """Return the masks applied to a network, by the original names of the masked parameters."""
     state = buffers_of(network)
     names = [name.removesuffix("_orig") for name in parameters_of(network)]
     return {name: state[f"{name}_mask"].bool() for name in names if f"{name}_mask" in state}
 
 
 def check_kept(network: nn.Module, params: int) -> None:
-    """Assert what training must not change: masked weights are zero, the number of parameters."""
+    """Assert that masked weights are zero and the number of parameters is unchanged."""
     parameters = parameters_of(network)
     for name, mask in found_masks(network).items():
         masked = parameters[f"{name}_orig"].detach()[~mask]
@@ -129,7 +129,7 @@ def _takes_classes(model: str) -> bool:
 
 
 def _is_classifier(model: str) -> bool:
-    """Whether it is a network of torchvision's that sorts images; others take more arguments."""
+    """Whether torchvision's network of this name is a classifier; others take more arguments."""
     with suppress(ImportError, ValueError):  # `load_model` tells what is missing or unknown
         from torchvision.models import get_model_builder
 
@@ -139,7 +139,7 @@ def _is_classifier(model: str) -> bool:
 
 
 def _started(run: Run, dense: nn.Module, start: Path | None) -> nn.Module:
-    """The dense or the cropped network; weights are the one's or the other's, as they fit."""
+    """Return the dense or cropped network, with the weights of ``start`` in whichever they fit."""
     if start is None:
         return dense if run.plan is None else _crop(run, dense)
     state = read_state(start)
@@ -157,7 +157,7 @@ def _started(run: Run, dense: nn.Module, start: Path | None) -> nn.Module:
 
 
 def _take(network: nn.Module, state: StateDict, path: Path, classes: int) -> str | None:
-    """Load a file's weights, but for a classifier's of other classes; or say what does not fit."""
+    """Load a file's weights, except those for other classes; return what does not fit, if any."""
     state = renamed(state, network)
     own = network.state_dict()
     other = [
@@ -187,7 +187,7 @@ def _crop(run: Run, dense: nn.Module) -> nn.Module:
 
 
 def _check_outputs(run: Run, network: nn.Module) -> None:
-    """One image through the network: it must give a number for every class."""
+    """Check that the network gives one number per class for an image."""
     shape = "x".join(map(str, run.input_shape))
     training, failure = network.training, f"{run.model.name} cannot take images of {shape}"
     try:
@@ -205,15 +205,15 @@ def _check_outputs(run: Run, network: nn.Module) -> None:
 
 
 def _output(network: nn.Module, shape: Sequence[int]) -> Any:
-    """What a network makes of one image: without memory for it, unless it looks at values."""
+    """Return the network's output for one image: on the meta device, unless it reads values."""
     try:
         return meta_copy(network)(torch.zeros(1, *shape, device="meta"))
-    except OWN_ERRORS:  # of a network that looks at values, or cannot take such images
+    except OWN_ERRORS:  # of a network that reads values, or cannot take such images
         return network(torch.zeros(1, *shape))
 
 
 def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> dict[str, Tensor]:
-    """Masks by the method's scores; by chance where there are densities alone."""
+    """Return masks by the method's scores, or random ones of the densities that the run gives."""
     if spec.densities is not None:
         return masks(network, spec.densities, spec.granularity, seed=run.seed)
     problem = Problem.of(
@@ -229,14 +229,14 @@ def _masks(run: Run, spec: MaskSpec, network: nn.Module, batches: Batches) -> di
         densities = shares(kept_weights(problem, found.scores))
         scores = {problem.parameters[name]: values for name, values in found.scores.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MaskSizeWarning)  # beside the budgets it is told below
+        warnings.simplefilter("ignore", MaskSizeWarning)  # `_say_size` says it better
         kept = masks(network, densities, spec.granularity, scores=scores, seed=run.seed)
     _say_size(problem, kept, spec.granularity)
     return kept
 
 
 def _say_size(problem: Problem, kept: Mapping[str, Tensor], granularity: str) -> None:
-    """Say so where whole units, at least one in every layer, are more than a budget."""
+    """Warn if a mask exceeds a budget, as every layer keeps whole units and at least one."""
     found = {layer: float(kept[name].double().mean()) for layer, name in problem.parameters.items()}
     above = [
         f"{name}={used:,.0f} where {problem.limits[name]:,} were asked for"

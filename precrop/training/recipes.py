@@ -1,7 +1,7 @@
-"""Recipes: the hyper-parameters of a training run, and the ones in use under their names.
+"""Recipes: the hyper-parameters of a training run, and the named recipes in use.
 
-A recipe's fields are what ``--set NAME=VALUE`` can change, with their help, and part of a run's
-identity. Times within a run (milestones, warm-up) are shares of it, so that they move along with
+A recipe's fields, with their help, are what ``--set NAME=VALUE`` can change, and part of a run's
+identity. Points in time (milestones, warm-up) are shares of the run, so that they scale with
 ``--epochs``. Nothing here imports PyTorch, so that the command line can show recipes at once.
 """
 
@@ -16,17 +16,17 @@ from precrop.errors import PrecropError, brief, check_known, check_once, suggest
 from precrop.trust import is_finite, literal
 
 LARGEST_SIDE = 4096
-"""Pixels of an image's side."""
+"""Most pixels of an image's side."""
 
 
 def _field(default: Any, text: str, least: float | None = None, most: float = math.inf) -> Any:
-    """A field with its help; numbers with the least and the most that they may be."""
+    """Make a field with its help and, for a number, its bounds."""
     return field(default=default, metadata={"help": text, "bounds": (least, most)})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained, whatever network it is.
+    """How a network is trained, independently of its architecture.
 
     Raises:
         PrecropError: a value makes no sense; the message names the field.
@@ -55,7 +55,7 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse values that make no sense."""
         for each in dataclasses.fields(self):
             value, (low, high) = getattr(self, each.name), each.metadata["bounds"]
             if low is not None and not low <= value <= high:
@@ -68,14 +68,14 @@ class Recipe:
             raise PrecropError("nesterov=true needs optimizer=sgd and momentum above 0")
 
     def changed(self, settings: Mapping[str, Any]) -> "Recipe":
-        """The recipe with some fields changed.
+        """Return the recipe with some fields changed.
 
         Args:
-            settings: by field name a value, or its text as on the command line; None is ignored.
+            settings: values by field name, or their text as on the command line; None is ignored.
 
         Raises:
-            PrecropError: no such field, a value that is not of its type, or milestones without the
-                schedule that has them.
+            PrecropError: a field does not exist, a value is not of its type, or milestones are set
+                for a schedule without them.
         """
         made = self._with(settings)
         if settings.get("milestones") is not None and made.schedule != "steps":
@@ -83,7 +83,7 @@ class Recipe:
         return made
 
     def _with(self, settings: Mapping[str, Any]) -> "Recipe":
-        """As `changed`; the fields may be those of a whole recipe."""
+        """As `changed`, but for the fields of a whole recipe, too: milestones fit any schedule."""
         hints = typing.get_type_hints(Recipe)
         changes = {}
         for name, value in settings.items():
@@ -94,23 +94,23 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields in JSON's types."""
+        """Return the fields in JSON's types."""
         return {**dataclasses.asdict(self), "milestones": list(self.milestones)}
 
     @classmethod
     def from_json(cls, content: Any) -> "Recipe":
-        """Read what `to_json` gave, or a `PrecropError`."""
+        """Read what `to_json` returned, or raise `PrecropError`."""
         if not isinstance(content, Mapping):
             raise PrecropError("a recipe is broken: it has no fields")
         return cls()._with(content)
 
     def fitted(self, images: int, changes: Mapping[str, Any]) -> "Recipe":
-        """The recipe with changes, in smaller batches where so few images fill none.
+        """Return the changed recipe, with smaller batches where the images would not fill one.
 
-        An epoch then has eight steps or more, unless batches would be of less than eight images,
-        and the learning rate is less in proportion. A batch size among the changes stays. Batches
-        are of two images or more, since batch norms need several values of a channel, and of one
-        where there is no second.
+        An epoch then has at least eight steps, unless batches would be of fewer than eight images,
+        and the learning rate shrinks in proportion. A batch size among the changes is kept. Batches
+        have at least two images, since batch norms need several values per channel, or one if there
+        is only one.
 
         Raises:
             PrecropError: as `changed`.
@@ -123,7 +123,7 @@ class Recipe:
         return dataclasses.replace(self, batch_size=batch, lr=lr).changed(changes)
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, counted from 0, of ``steps`` in the whole run."""
+        """Return the learning rate of a step, counted from 0, of ``steps`` in the whole run."""
         rising = round(self.warmup * steps)
         if step < rising:
             return self.lr * (step + 1) / (rising + 1)
@@ -137,7 +137,7 @@ class Recipe:
 
 
 _FEW = 8
-"""Steps of an epoch, and images of a batch, where there are few images."""
+"""The least steps of an epoch, and images of a batch, where there are few images."""
 
 _QUICK = Recipe(
     epochs=10,
@@ -177,11 +177,11 @@ RECIPES: dict[str, Recipe] = {
         precision="fp32",  # images of 8x8 pixels gain nothing from bf16
     ),
 }
-"""Recipes by name; adding one is a line here."""
+"""Recipes by name; a new one is a line here."""
 
 
 def find_recipe(name: str | None, data: str) -> Recipe:
-    """The recipe of this name, or a `PrecropError`; without one, the usual one for the data."""
+    """Return the recipe of this name, or raise `PrecropError`; without one, the data's usual."""
     if name is None:
         usual = {"digits": "digits", "cifar10": "cifar-160", "cifar100": "cifar-160"}
         return RECIPES[usual.get(data, "imagenet-90")]
@@ -190,7 +190,7 @@ def find_recipe(name: str | None, data: str) -> Recipe:
 
 
 def settings(pairs: Sequence[str]) -> dict[str, str]:
-    """``name=value`` pairs of the command line.
+    """Parse ``name=value`` pairs of the command line.
 
     Raises:
         PrecropError: a pair has no ``=``, or a name is given twice.
@@ -207,12 +207,12 @@ def settings(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def settings_help() -> str:
-    """One line per field of a recipe."""
+    """Return the names of a recipe's fields with their help, in one line."""
     return "; ".join(f"{f.name}: {f.metadata['help']}" for f in dataclasses.fields(Recipe))
 
 
 def _value(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as a field's type; a text is read as on the command line."""
+    """Convert ``value`` to a field's type; text is read as on the command line."""
     choices = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         check_known(f"{name}={value}", value, choices)

@@ -1,4 +1,4 @@
-"""A run: everything that decides what a training comes to, and the name that follows from it."""
+"""A run: everything that decides the outcome of a training, and the id derived from it."""
 
 import json
 import math
@@ -24,12 +24,12 @@ from precrop.trust import Trust, code_of
 
 _LONGEST_NAME = 100
 SCHEMA = 1
-"""Raised when the same fields would train another network; part of every run's identity."""
+"""Raised when the same fields would train another network; part of every run's id."""
 
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """Which weights are masked."""
+    """How a network is masked."""
 
     method: str  # of `precrop.densities`, or "given"
     granularity: str = "weight"  # as for `precrop.masks`
@@ -39,7 +39,7 @@ class MaskSpec:
     options: Mapping[str, Any] = field(default_factory=dict)  # of the method
 
     def __post_init__(self) -> None:
-        """Refuse options that are none."""
+        """Refuse options that are not a mapping."""
         if not isinstance(self.options, Mapping):
             raise PrecropError(f"a mask's options are {self.options!r}, not names and values")
 
@@ -51,7 +51,7 @@ class MaskSpec:
         macs: Budget | None,
         options: Mapping[str, Any] | None = None,
     ) -> "MaskSpec":
-        """Read ``synflow:weight``; without a granularity it is ``weight``.
+        """Read a mask such as ``synflow:weight``; the granularity is ``weight`` unless given.
 
         Raises:
             PrecropError: the method, the granularity or an option is unknown, or there is no
@@ -65,7 +65,7 @@ class MaskSpec:
         return cls(method, granularity, params, macs, options=options or {})
 
     def to_json(self) -> dict[str, Any]:
-        """The fields in JSON's types; given densities and options only where there are some."""
+        """Return the fields in JSON's types; densities and options only if there are any."""
         content = asdict(self)
         if self.densities is None:
             del content["densities"]
@@ -75,9 +75,9 @@ class MaskSpec:
 
 
 def split_mask(text: str) -> tuple[str, str]:
-    """Method and granularity of ``synflow:filter``; without one it is ``weight``.
+    """Return method and granularity of ``synflow:filter``; the latter is ``weight`` unless given.
 
-    A method of the user's own has a colon in its name: ``./my.py:score``, ``my:score:filter``.
+    The name of a user's own method has a colon itself: ``./my.py:score``, ``my:score:filter``.
     """
     method, _, last = text.rpartition(":")
     if method and (last in GRANULARITIES or method in METHODS):
@@ -94,7 +94,7 @@ class Start:
 
     @classmethod
     def of(cls, path: Path) -> "Start":
-        """A file as it is now, or a `PrecropError`."""
+        """Describe a file as it is now, or raise `PrecropError`."""
         with errors_as(f"cannot read {path}", OSError):
             return cls(str(path), digest_of_file(path))
 
@@ -103,8 +103,8 @@ class Start:
 class Run:
     """A network, data, a recipe and a seed.
 
-    The network gets images less ``mean``, divided by ``std``: those of each channel of the training
-    images, on the scale 0 to 1. Old runs do not say them.
+    Images are normalised with ``mean`` and ``std`` before the network gets them: per channel of the
+    training images, on the scale 0 to 1. Old runs do not record these.
     """
 
     model: ModelSpec
@@ -121,30 +121,30 @@ class Run:
     weights: Start | None = None  # the original's or the cropped network's, to start from
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    crop_pct: float | None = None  # share of an image's shorter side, in its middle, that is used
+    crop_pct: float | None = None  # share of an image's shorter side that the centre crop keeps
     versions: Mapping[str, str] = field(default_factory=lambda: current_versions())
-    # Kept beside a run that is trained; old ones do not say them.
-    code: Mapping[str, str] = field(default_factory=dict, compare=False)  # its `own_code` then
+    # Recorded with a run, but not part of its id; old runs lack them.
+    code: Mapping[str, str] = field(default_factory=dict, compare=False)  # `own_code` as it was
     processes: int | None = field(default=None, compare=False)  # that train it
 
     def __post_init__(self) -> None:
-        """Refuse a run that is both cropped and masked, and a seed that is not a number."""
+        """Refuse a run that is both cropped and masked, and an invalid seed."""
         check_seed(self.seed)
         if self.plan is not None and self.mask is not None:
             raise PrecropError("a run is cropped by a plan or masked, not both: drop one of them")
 
     @property
     def id(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 of what decides the result.
+        """The first 12 hexadecimal digits of the SHA-256 of everything that decides the result.
 
-        Devices, versions and file names are not part of it: the same run may go on elsewhere. Nor
-        is the source of the user's code, beyond its name. All that is kept beside the result.
+        Devices, versions and file names are excluded, since a run may resume elsewhere. So is the
+        source of the user's code, except its name. All of these are recorded with the result.
         """
         return digest_of(self._identity())[:12]
 
     @property
     def name(self) -> str:
-        """Name of the run's folder: the network, the data, the identity."""
+        """Name of the run's folder: network, data and id."""
         plain = re.sub(r"[^\w.]+", "-", f"{self.model.name}-{self.data_name}").strip("-.")
         short = plain.encode()[:_LONGEST_NAME].decode(errors="ignore")  # file systems count bytes
         return f"{short}-{self.id}"
@@ -164,10 +164,10 @@ class Run:
         return {"schema": SCHEMA, **content}
 
     def to_json(self) -> dict[str, Any]:
-        """All fields in JSON's types, without what follows from them.
+        """Return all fields in JSON's types, without what is derived from them.
 
         Raises:
-            PrecropError: an argument of the model's is nothing that JSON knows.
+            PrecropError: an argument of the model has a type that JSON does not know.
         """
         model = self.model.to_json()
         content = {
@@ -186,9 +186,9 @@ class Run:
         return plain
 
     def own_code(self) -> dict[str, str]:
-        """The user's source files that its network and its mask are made by, each with a digest.
+        """Return the user's source files that build the network and its mask, each with a digest.
 
-        Their modules are run: whoever asks trusts the run.
+        Their modules are executed: the caller must trust the run.
 
         Raises:
             PrecropError: a module cannot be imported.
@@ -200,7 +200,7 @@ class Run:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What whoever feeds the network must know, for files that go elsewhere without the run."""
+        """What a user of the network must know, for files that are passed on without the run."""
         known = {
             "mean": self.mean,
             "std": self.std,
@@ -211,16 +211,16 @@ class Run:
         return {name: value for name, value in known.items() if value is not None}
 
     def described(self) -> dict[str, Any]:
-        """`to_json` with the run's id."""
+        """Return `to_json` with the run's id."""
         return {"id": self.id, **self.to_json()}
 
     @classmethod
     def from_json(cls, content: Any, trust: Trust = False) -> "Run":
-        """Read what `described` gave. Runs no code of the file's.
+        """Read what `described` returned; runs no code that it names.
 
         Args:
-            content: of a file.
-            trust: a factory of a user's that the run may name, or True for any.
+            content: of a JSON file.
+            trust: the user's factory that the run may name, or True for any.
 
         Raises:
             PrecropError: it is not a run, was altered, or its network is code that is not trusted.
@@ -260,7 +260,7 @@ class Run:
 
 
 def _channels(values: Any, above: float = -math.inf) -> tuple[float, ...] | None:
-    """A number for each of three channels, or None."""
+    """Return a number for each of three channels, or None; anything else is a ValueError."""
     if values is None:
         return None
     found = tuple(map(float, values))
@@ -270,7 +270,7 @@ def _channels(values: Any, above: float = -math.inf) -> tuple[float, ...] | None
 
 
 def current_versions() -> dict[str, str]:
-    """Of precrop, Python, and the libraries that compute."""
+    """Return the versions of precrop, Python, and the libraries that compute."""
     import torch
 
     return {

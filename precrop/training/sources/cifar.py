@@ -14,10 +14,10 @@ ARCHIVES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 def unpacked(name: str, root: Path, title: str, *, download: bool = False) -> Source:
-    """CIFAR from torchvision's archive in ``root``.
+    """Load CIFAR from torchvision's archive in ``root``.
 
-    Its files are pickles, which run code when they are read. torchvision reads them only if their
-    checksums are those of the official archive, so that no other code can hide in them.
+    Its files are pickles, which can run code when they are read. torchvision reads them only if
+    their checksums are those of the official archive, so no other code can hide in them.
     """
     with needs(f"{name} needs", "precrop[models]"):
         import torchvision

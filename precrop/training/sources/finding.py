@@ -1,4 +1,4 @@
-"""The data set of a name or in a folder."""
+"""Finding a data set by its name or folder."""
 
 import os
 from pathlib import Path
@@ -11,12 +11,12 @@ from precrop.training.sources.parquet import parquet
 from precrop.training.sources.source import Source
 
 CLASSES_AND_SIDE = {"digits": (10, 8), "cifar10": (10, 32), "cifar100": (100, 32)}
-"""Of the data sets that have names: how many classes, and pixels of an image's side."""
+"""Number of classes and image side in pixels of the data sets that have names."""
 NAMES = (*CLASSES_AND_SIDE,)
 
 
 def find(source: str) -> Source:
-    """The data set of this name or in this folder."""
+    """Return the data set of this name or in this folder."""
     if source == "digits":
         return digits()
     if source in NAMES:
@@ -29,7 +29,7 @@ def find(source: str) -> Source:
 
 
 def at_hand(source: str) -> bool:
-    """Whether a data set is here, or comes with a library: nothing would be downloaded."""
+    """Whether a data set is here or comes with a library, so that nothing would be downloaded."""
     if source in ARCHIVES:
         return any((_home() / name).is_dir() for name in (ARCHIVES[source], source))
     return source == "digits" or _expanded(source).is_dir()
@@ -51,7 +51,7 @@ def _folder(folder: Path) -> Source:
 
 
 def _named(name: str) -> Source:
-    """CIFAR in the data folder, downloaded if it is not there yet."""
+    """Load CIFAR from the data folder; it is downloaded if it is not there yet."""
     from filelock import FileLock
 
     root = _home()
@@ -65,12 +65,12 @@ def _named(name: str) -> Source:
 
 
 def _home() -> Path:
-    """The data folder."""
+    """Return the data folder."""
     return _expanded(os.environ.get("PRECROP_DATA") or "~/.cache/precrop")
 
 
 def _expanded(path: str) -> Path:
-    """A path whose ``~`` or ``~user`` is that user's home."""
+    """Return a path with ``~`` or ``~user`` replaced by that user's home."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""A folder of image files for every class."""
+"""Data sets with a folder of image files for every class."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".
 
 
 class Files:
-    """Image files below one folder, in a folder for every class."""
+    """A split of image files in one folder per class, all below ``root``."""
 
     def __init__(self, root: Path, classes: Iterable[str]) -> None:
         self.root = root
@@ -41,22 +41,22 @@ class Files:
         self.labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
     def image(self, index: int) -> "Image":
-        """The image in RGB."""
+        """Return the image in RGB."""
         path = self.root / self.paths[index]
         with errors_as(f"{path} is damaged", OSError), open_plain(path) as file:
             return decoded(file, str(path))
 
     def where(self, index: int) -> str:
-        """The file."""
+        """Return the file."""
         return str(self.root / self.paths[index])
 
     def contents(self) -> Iterable[str]:
-        """The files and their sizes."""
+        """Return a line per file, with its size in bytes."""
         return (f"{path} {size}" for path, size in zip(self.paths, self.sizes, strict=True))
 
 
 def class_folders(folder: Path) -> Source:
-    """The data set in ``train/CLASS/`` and ``val/CLASS/``; `PrecropError` if it is none."""
+    """Return the data set in ``train/CLASS/`` and ``val/CLASS/``, or raise `PrecropError`."""
     splits = {name: _subfolders(folder / name) for name in ("train", *TESTS)}
     held_out = next((name for name in TESTS if splits[name]), None)
     if not splits["train"] or held_out is None:
@@ -81,7 +81,7 @@ def class_folders(folder: Path) -> Source:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, hidden ones aside, sorted: label k is the k-th."""
+    """Return the sorted names of a folder's visible subfolders: label k is the k-th."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
@@ -89,12 +89,12 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _image_files(root: Path, name: str) -> Iterator[tuple[str, int]]:
-    """Paths below ``root`` and sizes in bytes of the images in a folder and its subfolders."""
+    """Yield path below ``root`` and size in bytes of each image in a folder and its subfolders."""
     seen, folders = set[tuple[int, int]](), [name]
     while folders:
         below = folders.pop()
         here = (root / below).stat()
-        if (here.st_dev, here.st_ino) in seen:  # by a link, to a folder above perhaps
+        if (here.st_dev, here.st_ino) in seen:  # through a link, perhaps to a folder above
             raise PrecropError(f"{root / below} leads to a folder that is read already: remove it")
         if below.count("/") > _DEEPEST:
             raise PrecropError(

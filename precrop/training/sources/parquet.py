@@ -23,12 +23,12 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 # The held-out split's names, the preferred one first: "test" is the split that results are given
 # for, unless it has no labels.
 TESTS = ("test", "valid", "validation", "val")
-# Encoded images are read at once; beyond this they would have to be streamed.
+# All encoded images are read into memory; more than this would have to be streamed.
 MOST_BYTES = 8_000_000_000
-# Parquet hardly compresses encoded images; beyond this multiple of a large split's files, they are
-# made to fill the memory.
+# Parquet hardly compresses encoded images: files that unpack to more than LARGE bytes, and to more
+# than MOST_TIMES their own size, are made to fill the memory.
 LARGE, MOST_TIMES = 2**28, 32
-# Without names, and with fewer images than that.
+# Most classes that have no names, unless there are more images than that.
 MOST_CLASSES = 2**16
 
 
@@ -49,14 +49,14 @@ class Rows:
         self.labels = torch.from_numpy(np.concatenate([one.to_numpy() for one in labels]))
 
     def image(self, index: int) -> "Image":
-        """The image in RGB."""
+        """Return the image in RGB."""
         encoded = self.encoded[index].as_py()
         if encoded is None:
             raise PrecropError(f"{self.where(index)} has no image bytes")
         return decoded(io.BytesIO(encoded), self.where(index))
 
     def where(self, index: int) -> str:
-        """The row, counted from 0, and its file."""
+        """Return the row, counted from 0, and its file."""
         for file, length in zip(self.files, self.lengths, strict=True):
             if index < length:
                 return f"row {index} of {file}"
@@ -64,12 +64,12 @@ class Rows:
         raise IndexError(index)
 
     def contents(self) -> Iterable[str]:
-        """The files and their sizes."""
+        """Return a line per file, with its size in bytes."""
         return (f"{file.name} {file.stat().st_size}" for file in self.files)
 
 
 def parquet(folder: Path, files_in: Path) -> Source:
-    """The data set in the files of ``files_in``, named after ``folder``."""
+    """Return the data set in the files of ``files_in``, named after ``folder``."""
     train, train_names = _rows(files_in, "train")
     chosen: tuple[Rows, tuple[str, ...] | None] | None = None
     for split in TESTS:
@@ -120,7 +120,7 @@ def _check_labels(rows: Rows, classes: Sequence[str] | None) -> None:
 
 
 def _rows(folder: Path, split: str) -> tuple[Rows, tuple[str, ...] | None]:
-    """The rows of a split, and the names of its classes if the files give them."""
+    """Return the rows of a split, and the names of its classes if the files give them."""
     import pyarrow as pa
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
@@ -149,7 +149,7 @@ def _rows(folder: Path, split: str) -> tuple[Rows, tuple[str, ...] | None]:
 
 
 def _check_shards(files: Sequence[Path]) -> None:
-    """``train-00000-of-00002`` needs ``train-00001-of-00002``."""
+    """Check that no shard is missing: ``train-00000-of-00002`` needs ``train-00001-of-00002``."""
     names = {file.name for file in files}
     for file in files:
         parts = re.fullmatch(r"(.+)-(\d+)-of-(\d+)\.parquet", file.name)
@@ -163,7 +163,7 @@ def _check_shards(files: Sequence[Path]) -> None:
 
 
 def _columns(file: Path, schema: Any) -> tuple[str, str]:
-    """The columns of the images and of the labels."""
+    """Return the names of the image column and of the label column."""
     import pyarrow as pa
 
     found = []
@@ -185,7 +185,7 @@ def _columns(file: Path, schema: Any) -> tuple[str, str]:
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
-    """The names that Hugging Face's library writes into a file's metadata, if it did."""
+    """Return the class names that Hugging Face's library writes into a file's metadata, or None."""
     try:
         written = json.loads((metadata or {})[b"huggingface"])
         names = written["info"]["features"][label]["names"]
@@ -195,7 +195,7 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
 
 
 def _listed_classes(folder: Path) -> tuple[str, ...] | None:
-    """The names in ``classes.json``, a list or an object whose keys are in label order."""
+    """Return the names in ``classes.json``: a list, or an object whose keys are in label order."""
     file = folder / "classes.json"
     if not file.is_file():
         return None
@@ -207,7 +207,7 @@ def _listed_classes(folder: Path) -> tuple[str, ...] | None:
 
 
 def _names(written: object) -> tuple[str, ...] | None:
-    """Names in label order; of classes that are called alike each with its label."""
+    """Return names in label order; a name that several classes have gets each one's label."""
     if not isinstance(written, list | dict) or not written:
         return None
     names = [str(name) for name in written]

@@ -1,4 +1,4 @@
-"""A data set whose images are still encoded, wherever it comes from."""
+"""Data sets whose images are still encoded, wherever they come from."""
 
 import warnings
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
-"""Pillow goes by an image's bytes, and of others starts programs: Ghostscript for PostScript."""
+"""Formats to open: Pillow goes by an image's bytes, and starts Ghostscript for PostScript."""
 MOST_PIXELS = 2**26
-"""Of one image: a file of a few kilobytes can say that it has more than fit in memory."""
+"""Most pixels of an image: a file of a few kilobytes can claim more than fit in memory."""
 LONGEST = 100
-"""How many times as long as its shorter side an image may be: it is scaled by that one."""
+"""How many times as long as its shorter side, by which it is scaled, an image may be."""
 _GREY16 = ("PNG", "PPM")
-"""Formats whose grey images of Pillow's mode I have 16 bits."""
-_OPENING = process_lock()  # filters of warnings belong to all threads
+"""Formats whose 16-bit grey images Pillow opens in mode I."""
+_OPENING = process_lock()  # all threads share one list of warning filters
 
 
 class Split(Protocol):
@@ -32,13 +32,13 @@ class Split(Protocol):
     labels: Tensor  # int64 (N,)
 
     def image(self, index: int) -> "Image":
-        """The image in RGB; `PrecropError` that names it if it is damaged."""
+        """Return the image in RGB; if it is damaged, a `PrecropError` names it."""
 
     def where(self, index: int) -> str:
-        """The file, and the row in it, of an image."""
+        """Return the file of an image, and the row in it."""
 
     def contents(self) -> Iterable[str]:
-        """Lines that tell this split from others without decoding its images."""
+        """Return lines that identify this split without decoding its images."""
 
 
 class Arrays:
@@ -48,13 +48,13 @@ class Arrays:
         self.name, self.pixels, self.labels = name, pixels, labels
 
     def image(self, index: int) -> "Image":
-        """The image in RGB."""
+        """Return the image in RGB."""
         from PIL import Image
 
         return Image.fromarray(self.pixels[index].numpy())
 
     def where(self, index: int) -> str:
-        """Its number."""
+        """Return its number."""
         return f"image {index} of {self.name}"
 
     def contents(self) -> Iterable[str]:
@@ -73,7 +73,7 @@ class Source:
 
 
 def decoded(encoded: IO[bytes], where: str) -> "Image":
-    """The image in an opened file, in RGB."""
+    """Decode the image in an opened file to RGB."""
     from PIL import Image
 
     # What a decoder raises on damaged bytes depends on the format and the damage.
@@ -103,10 +103,10 @@ def _fault(error: BaseException) -> str:
 
 
 def _in_rgb(image: "Image") -> "Image":
-    """An image with 8 bits a channel; Pillow takes all above 255 of 16 bits for white.
+    """Convert an image to 8 bits per channel; Pillow would turn 16-bit values above 255 white.
 
     Raises:
-        ValueError: its pixels are 32-bit numbers, of which nothing says what is white.
+        ValueError: its pixels are 32-bit numbers, for which the value of white is unknown.
     """
     from PIL import Image
 
@@ -117,7 +117,7 @@ def _in_rgb(image: "Image") -> "Image":
         raise ValueError("its pixels are 32-bit numbers: save it with 8 or 16 bits")
     if image.mode == "RGB":
         return image
-    # What is transparent has a colour too, and is shown in it: that there is no one transparent
-    # colour, of which Pillow would warn, makes no difference.
+    # Transparent pixels are shown in their own colour. Without this entry Pillow does not warn
+    # of images with several transparent colours, which make no difference then.
     image.info.pop("transparency", None)
     return image.convert("RGB")

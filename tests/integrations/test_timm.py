@@ -165,7 +165,7 @@ def test_what_is_refused(name: str, base: str | None, message: str, half: Plan) 
     with pytest.raises(PrecropError, match=message) as caught:
         register(name, half, base)
     assert "\n" not in str(caught.value)
-    assert not hasattr(sys.modules[HOME], "cropped_g")
+    assert not hasattr(sys.modules.get(HOME), "cropped_g")
 
 
 def test_without_timm(half: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def _follow_parent() -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Start processes that never get Ctrl-C; this process gets it at the end of the block."""
+    """Shield processes that a block starts from Ctrl-C; this process gets it after the block."""
     if threading.current_thread() is not threading.main_thread() or os.name == "nt":
         yield
         return

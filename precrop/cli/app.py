@@ -49,7 +49,7 @@ app.add_typer(studies)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 after a user's error.
+    """Run the command line and return its exit status, such as 2 after a user's error.
 
     Args:
         argv: the words after ``precrop``; those of this process by default.

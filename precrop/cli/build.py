@@ -43,7 +43,7 @@ class BuildOptions:
     as_json: AsJson = False
 
     def check(self, stem: str) -> None:
-        """Refuse early weights that would not be used, and files that cannot be written."""
+        """Refuse, before any work, weights that ``reset`` would discard and unwritable files."""
         check_init(self.init, self.weights)
         prefix = self.output / stem if self.output.is_dir() else self.output
         for suffix in (".safetensors", ".json"):

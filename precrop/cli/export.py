@@ -132,7 +132,7 @@ def _find(source: str, original: TrainedOptions, weights: Path | None) -> _Netwo
 
 
 def _unused(folder: Path, name: str) -> Path:
-    """Return a file with a default name; refuse to replace an existing one, which may be needed."""
+    """Return a path with the default name; refuse an existing file, which may hold weights."""
     path = folder / name
     if path.exists():
         raise PrecropError(f"{path} is there already: say -o {path} to replace it")

@@ -46,7 +46,7 @@ def list_command(
 
 
 def _matches(name: str, glob: str) -> bool:
-    """Whether a name matches, with or without its library's prefix; plain words match parts."""
+    """Whether a name matches, with or without its library's prefix; plain words match anywhere."""
     pattern = glob if set(glob) & set("*?[") else f"*{glob}*"
     return fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[2] or name, pattern)
 

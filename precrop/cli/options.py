@@ -162,7 +162,7 @@ class InputOptions(ModelOptions):
 def check_init(
     init: Init, weights: Path | None, instead: str = "unless these are trained, give --weights FILE"
 ) -> None:
-    """Refuse weights that would be drawn anew, and warn if initial weights would be ranked."""
+    """Refuse weights that ``reset`` would discard; warn if initial weights would be ranked."""
     if init == "reset" and weights is not None:
         raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
     if init not in ("slice", "reset") and weights is None:

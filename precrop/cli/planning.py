@@ -125,7 +125,7 @@ class PlanOptions(WidthOptions):
 def _calibrated(
     model: "nn.Module", inputs: Any, *, latency: str | None, **options: Any
 ) -> "precrop.Plan":
-    """Return a plan whose network was measured; warn if that is slower than asked."""
+    """Return a plan that measurements of its network corrected; warn if it is too slow."""
     from precrop.deployment.calibrating import calibrate
 
     if latency is None:

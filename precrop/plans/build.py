@@ -93,7 +93,7 @@ def _resized(plan: "Plan", name: str, tensor: Tensor, scales: Mapping[str, float
 
 
 def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
-    """Return the factors for new fan-ins, by weight and by parameter that forward adds to one.
+    """Return the factors that rescale weights, and parameters added to them, to new fan-ins.
 
     With both rescaled, the weight that a layer uses is the rescaled slice of its original one.
     Frozen weights have no factor: like buffers, they are meaningful as they are.
@@ -316,7 +316,7 @@ def fan_scale(axes: Sequence[Axis], kind: str) -> float:
 
 
 def reset(model: nn.Module) -> None:
-    """Call every module's ``reset_parameters``; frozen parameters and statistics stay the same."""
+    """Call every module's ``reset_parameters``; frozen parameters and statistics are kept."""
     kept = {name: tensor.detach().clone() for name, tensor in _untrained_state(model).items()}
     for module in model.modules():
         initialiser = getattr(module, "reset_parameters", None)

@@ -147,7 +147,7 @@ def _inputs(plan: "Plan", shapes: Shapes) -> Any:
     if not fed:
         return plan.input_shape
     ((old, new), *others), sizes = fed, plan.input_shape
-    # If several axes have this size, the first of all must: channels usually come first.
+    # If several axes have this size, axis 0 must be one of them: channels usually come first.
     places = [place for place, size in enumerate(sizes) if size == old]
     if others or not places or (len(places) > 1 and places[0]):
         return None

@@ -18,9 +18,9 @@ convolution or a reshape.
 
 
 def uneven_layers(structure: Structure, choices: Choices, units: Integers) -> list[Layer]:
-    """Return the layers whose outputs are neither a multiple of the divisor nor as originally.
+    """Return the layers whose width is neither a multiple of the divisor nor the original one.
 
-    Each group is one of the two, but the outputs of a layer with several groups may mix both.
+    The width of each group is one of the two, but a layer with several groups may mix both.
     """
     found = []
     for layer in structure.layers if choices.divisor > 1 else ():

@@ -70,7 +70,7 @@ def stage_table(plan: "Plan") -> "Table":
 def stages(layers: Sequence[Layer]) -> list[tuple[str, list[Layer]]]:
     """Group consecutive layers by the leading parts of their names.
 
-    As many parts are used as give no more than a screenful of stages.
+    As many parts are used as possible without more than a screenful of stages.
     """
     deepest = max((layer.name.count(".") + 1 for layer in layers), default=1)
     deepest = min(deepest, _DEEPEST)

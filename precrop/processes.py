@@ -1,4 +1,4 @@
-"""Processes of our own: what is around them, and that none outlives the one that started it."""
+"""Helpers for child processes: environment variables, Ctrl-C, and ending with the parent."""
 
 import multiprocessing
 import os
@@ -10,7 +10,7 @@ from multiprocessing import resource_tracker
 
 
 def end_with_parent() -> None:
-    """Called in a process: it ends where its parent is killed, and works on for nobody."""
+    """End this child process as soon as its parent has ended, even if that was killed."""
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 
@@ -23,14 +23,14 @@ def _follow_parent() -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """A process that is started in the meantime never hears of Ctrl-C, and we do afterwards."""
+    """Shield processes that a block starts from Ctrl-C; this process gets it after the block."""
     if threading.current_thread() is not threading.main_thread() or os.name == "nt":
         yield
         return
-    resource_tracker.ensure_running()  # begun later, it would let signals through
+    resource_tracker.ensure_running()  # started later, it would unblock SIGINT
     pressed: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # processes inherit that
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # child processes inherit this
     try:
         yield
     finally:
@@ -42,7 +42,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Variables for a process that is started, or a library that is loaded, in the meantime."""
+    """Set environment variables while a process is started or a library is loaded."""
     before = {name: os.environ[name] for name in changes if name in os.environ}
     os.environ.update(changes)
     try:

@@ -1,1 +1,1 @@
-"""The commands of ``precrop``, one file each. What is heavy is imported inside of them."""
+"""The commands of ``precrop``, one file each; they import heavy modules only when called."""

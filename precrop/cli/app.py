@@ -1,4 +1,4 @@
-"""The command line. Heavy imports wait inside the commands, so that ``--help`` is quick."""
+"""The command line; heavy imports are inside the commands, so that ``--help`` is quick."""
 
 import os
 import sys
@@ -23,9 +23,9 @@ COMMANDS = (
     "plan crop build show explore densities count export bench profile deploy train eval "
     "recalibrate report judge list doctor"
 )
-"""In the order of ``--help``; each is a function of its name, `plan_command`, in its own module."""
+"""Commands in the order of ``--help``; each is a function in its own module (`plan_command`)."""
 STUDY_COMMANDS = {"run": "study_run", "status": "study", "show": "study", "diff": "study"}
-"""Their modules by the commands' names."""
+"""The modules of ``study``'s commands, by the commands' names."""
 _ENDED = "code that is not precrop's ended the process"
 
 app = typer.Typer(
@@ -49,28 +49,28 @@ app.add_typer(studies)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 after an error of the user's.
+    """Run the command line and return its exit status, such as 2 after a user's error.
 
     Args:
         argv: the words after ``precrop``; those of this process by default.
     """
     if started_by_import():
-        os._exit(UNGUARDED)  # whatever the script does after us, it would do it again too
+        os._exit(UNGUARDED)  # or this child would repeat the rest of the unguarded script, too
     words = None if argv is None else list(argv)
     try:
         with terminated_as_interrupted(), _standard_output(), warnings.catch_warnings():
             command = typer.main.get_command(app)
-            # PyTorch's, of a layer without outputs: `--arg num_classes=0` asks for one.
+            # PyTorch warns of layers without outputs, but `--arg num_classes=0` asks for one.
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             plugins.load()
             status = command.main(args=words, prog_name="precrop", standalone_mode=False)
     except PrecropError as error:
         ended = error.__cause__
         if isinstance(ended, SystemExit) and isinstance(ended.__context__, BrokenPipeError):
-            return 1  # Rich exits where nobody reads on, as `| head` does not; so does typer
+            return 1  # Rich and typer exit when nobody reads the output any more (`| head`)
         return _refuse(str(error))
     except typer.TyperException as error:
-        # typer has pydantic read options, which puts its own words first
+        # typer lets pydantic parse options, which puts words of its own first
         message = error.format_message().replace("Value error, ", "")
         return _refuse(message + (flops_hint("flops") if ": --flops" in message else ""))
     except OSError as error:
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("stopped")
         return INTERRUPTED
     except RuntimeError as error:
-        if "DataLoader worker" in str(error):  # raised wherever its end is noticed
+        if "DataLoader worker" in str(error):  # may be raised anywhere when a worker dies
             return _refuse(
                 "a process that reads images was ended, by somebody or for want of memory: "
                 f"{reason(error)}"
@@ -97,10 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _standard_output() -> Iterator[None]:
-    """Standard output that takes all we write; if it is closed, none, as where it never was."""
+    """Let standard output take all characters; if it is closed, discard what is written to it."""
     closed = getattr(sys.stdout, "closed", False)
     if isinstance(sys.stdout, TextIOWrapper) and not closed:
-        sys.stdout.reconfigure(errors="replace")  # not every encoding has our bars and arrows
+        sys.stdout.reconfigure(errors="replace")  # some encodings lack our bars and arrows
     with redirect_stdout(None) if closed else nullcontext():
         yield
 

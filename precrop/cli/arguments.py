@@ -1,4 +1,4 @@
-"""How what is written on a command line is read."""
+"""Parses the values of arguments and options on the command line."""
 
 import re
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from precrop.training.data import ImageData
 
 _DIGITS = 18
-"""Of the longest size that is looked at."""
+"""Most digits of a size in an input shape."""
 
 
 def input_shape(text: str) -> tuple[int, ...]:
-    """``3,224,224`` or ``3x224x224`` as a tuple."""
+    """Return ``3,224,224`` or ``3x224x224`` as a tuple."""
     numbers = [part.strip() for part in re.split(r"[x,]", text)]
     if not all(part.isdecimal() and len(part) <= _DIGITS and int(part) > 0 for part in numbers):
         raise PrecropError(f"input shape {brief(text)} is not like 3,224,224")
@@ -24,13 +24,13 @@ def input_shape(text: str) -> tuple[int, ...]:
 
 
 def shapes(texts: Sequence[str] | None) -> Any:
-    """The shape of one input, or those of several as a tuple; None if it is not given."""
+    """Return the shape of one input, or a tuple of shapes of several; None if none is given."""
     read = [input_shape(text) for text in texts or ()]
     return read[0] if len(read) == 1 else tuple(read) or None
 
 
 def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """``name=value`` pairs as keyword arguments; a value that is not a literal is a string."""
+    """Return ``name=value`` pairs as keyword arguments; values that are no literals are strings."""
     found: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
@@ -42,7 +42,7 @@ def arguments(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 
 def set_seed(seed: int | None) -> None:
-    """Seed PyTorch, if a seed was said."""
+    """Seed PyTorch, if a seed is given."""
     if seed is None:
         return
     import torch
@@ -52,12 +52,12 @@ def set_seed(seed: int | None) -> None:
 
 
 def file_stem(model: str) -> str:
-    """A model's name as the first part of a file's."""
+    """Return a model's name as the stem of a file name."""
     return re.sub(r"[^\w.-]", "-", model)
 
 
 def load_images(data: str, shape: Sequence[Any] | None) -> "ImageData":
-    """The images, in the shape that is asked for."""
+    """Load the images, in the given shape unless it is None."""
     from precrop.training.data import MixedSizes, load_data, load_shaped
 
     with step(f"reading the images of {data}"):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VariantOptions:
-    """What is measured beside the dense network."""
+    """Options for what is measured besides the dense network."""
 
     plan: Annotated[list[Path] | None, "A plan of this network; repeatable.", "FILE.json"] = None
     params: Params = None
@@ -42,11 +42,11 @@ class VariantOptions:
 
     @property
     def budgeted(self) -> bool:
-        """Whether plans are made here."""
+        """Whether a budget is given, so that plans are made here."""
         return self.params is not None or self.macs is not None
 
     def plans(self, network: "nn.Module", shape: Any) -> dict[str, "precrop.Plan"]:
-        """Plans from files by the files' names, and those made here by their divisors."""
+        """Return the plans: those from files by file name, those made here by their divisors."""
         if self.divisors is not None and not self.budgeted:
             raise PrecropError("--divisors needs a budget: add --macs 0.5 or --params 0.5")
         made: dict[str, int | Literal["auto"]] = {"planned": 1} if self.budgeted else {}
@@ -62,7 +62,7 @@ class VariantOptions:
         return found
 
     def layouts(self) -> list[str]:
-        """The sparse kernels' layouts."""
+        """Return the layouts of sparse kernels."""
         layouts = _words(self.sparse or "")
         if self.sparse is not None and not layouts:
             raise PrecropError(
@@ -115,7 +115,7 @@ def bench_command(
         forms = variants(
             network, shape, plans, masked=wanted.masked, sparse=wanted.layouts(), seed=seed
         )
-    measured: list[Bench] = []  # what there was after each setting
+    measured: list[Bench] = []  # after each setting, all results so far
     try:
         with measuring() as progress:
             bench(forms, shape, chosen, rounds=rounds, found=measured.append, progress=progress)
@@ -130,7 +130,7 @@ def bench_command(
             typer.echo(text)
         else:
             _print(measured[-1])
-    finally:  # neither a full disk nor a closed terminal costs what was measured
+    finally:  # save what was measured even if it can't be printed (closed terminal, full disk)
         if output is not None:
             write_text(output, text + "\n")
         if plot is not None:
@@ -142,12 +142,12 @@ def bench_command(
 
 
 def _words(text: str) -> list[str]:
-    """What stands between commas, each once."""
+    """Split a text at commas, without empty and repeated words."""
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _numbers(option: str, text: str, *others: str) -> list[Any]:
-    """Whole numbers from 1 between commas, or other words that stand for one."""
+    """Parse whole numbers from 1 between commas; ``others`` are words that may replace one."""
     words = _words(text)
     if not words or not all(w in others or (w.isdecimal() and int(w) > 0) for w in words):
         like = ",".join(("1,8", *others))
@@ -156,7 +156,7 @@ def _numbers(option: str, text: str, *others: str) -> list[Any]:
 
 
 def _free(taken: Container[str], *names: str) -> str:
-    """The first of the names that is not taken; the last one with a number where all are."""
+    """Return the first name that is not taken; if all are, the last one with a number."""
     numbered = (f"{names[-1]} {number}" for number in itertools.count(2))
     return next(name for name in itertools.chain(names, numbered) if name not in taken)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a plan's network gets its weights, and where they go."""
+    """Options for the weights of a plan's network, and for the files that are written."""
 
     init: Annotated[
         Init,
@@ -43,14 +43,14 @@ class BuildOptions:
     as_json: AsJson = False
 
     def check(self, stem: str) -> None:
-        """Refuse at once weights that would be drawn anew, and files that could not be written."""
+        """Refuse, before any work, weights that ``reset`` would discard and unwritable files."""
         check_init(self.init, self.weights)
         prefix = self.output / stem if self.output.is_dir() else self.output
         for suffix in (".safetensors", ".json"):
             check_writable(prefix.parent / f"{prefix.name}{suffix}")
 
     def write(self, network: "nn.Module", plan: "precrop.Plan", stem: str) -> None:
-        """Build and write ``output``'s safetensors and JSON, both or neither."""
+        """Build the network and write its safetensors and JSON, both or neither."""
         from precrop.plans.state_dicts import load_state
         from precrop.plans.weights import save_built
 
@@ -72,7 +72,7 @@ def build_command(
     original: OriginalOptions,
     built: BuildOptions,
 ) -> None:
-    """Build the cropped network of a plan: writes its weights and the plan beside them."""
+    """Build the cropped network of a plan, and write its weights and the plan."""
     built.check(file.stem)
     plan = precrop.Plan.load(file)
     source = original.source(plan)

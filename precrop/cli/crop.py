@@ -8,7 +8,7 @@ from precrop.cli.planning import PlanOptions
 
 @with_options
 def crop_command(wanted: PlanOptions, source: InputOptions, built: BuildOptions) -> None:
-    """Plan and build in one go: writes the weights and the plan beside them."""
+    """Plan and build in one step, and write the weights and the plan."""
     stem = file_stem(source.model)
     built.check(stem)
     set_seed(built.seed)

@@ -37,7 +37,7 @@ def densities_command(
     output: Annotated[Path | None, "Write the densities to this JSON file."] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the density of every layer's weights by any method."""
+    """Print the density of every layer's weights, as the chosen method determines it."""
     from precrop.pruning.methods import METHODS, check_options, take_own_method
 
     if runs_user_code(method):
@@ -71,15 +71,15 @@ def densities_command(
             column = max(map(len, densities), default=0)
             for name, density in densities.items():
                 typer.echo(f"{name:<{column}}  {density:.6f}")
-    finally:  # neither a full disk nor a closed terminal costs the densities
+    finally:  # save the densities even if they can't be printed (closed terminal, full disk)
         if output is not None:
             write_text(output, text + "\n")
 
 
 def _batches(data: str, shape: Any, seed: int) -> Any:
-    """Batches ``(inputs, targets)``: of images, of a file of tensors, or of a user's own factory.
+    """Return batches ``(inputs, targets)`` of images, a file of tensors or a user's factory.
 
-    Of images they are those that ``precrop train --mask`` takes by its usual recipe, at this size.
+    Images come in the batches that ``precrop train --mask`` takes by its default recipe.
     """
     if runs_user_code(data):
         from precrop.zoo import call_factory

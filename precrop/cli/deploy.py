@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from precrop.deployment.deploying import Deployed, Times
 
 _LATE = 1.1
-"""Measured beyond this multiple of the asked time, a file gets a warning."""
+"""A file gets a warning if its measured time exceeds this multiple of the asked time."""
 _COLUMNS = 120
 
 
@@ -47,9 +47,9 @@ def deploy_command(
     seed: Annotated[int, "Seed of the weights and of the training."] = 0,
     as_json: LastJson = False,
 ) -> None:
-    """From a network and a time to a trained file: profile, plan, train, export, check, measure.
+    """Make a trained file that meets a latency: profile, plan, train, export, check, measure.
 
-    The same command resumes where it was stopped: every step's result lies in the folder.
+    The same command resumes where it was stopped: the folder keeps the result of every step.
     """
     keywords = wanted.keywords()
     if wanted.latency is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @with_options
 def doctor_command(as_json: AsJson = False) -> None:
-    """Say what is installed, what is missing and how to add it, and what this machine can do."""
+    """Show what is installed, what is missing and how to add it, and what this machine can do."""
     from precrop.costs.machine import describe_machine
     from precrop.deployment.installed import extras
     from precrop.deployment.quiet import listen
@@ -43,7 +43,7 @@ def doctor_command(as_json: AsJson = False) -> None:
 
 
 def _arithmetic() -> dict[str, Any]:
-    """What PyTorch computes with."""
+    """Return what PyTorch computes with: threads, libraries, bf16 and GPUs."""
     import torch
 
     from precrop.training.devices import uses_bf16
@@ -96,7 +96,7 @@ def _heard(quiet: "Quiet", cores: int) -> str:
 
 
 def _state(extra: "Extra", shown: Container[str]) -> str:
-    """What is missing and the command that adds it; else the versions not yet shown."""
+    """Return what is missing and the command that adds it, or else the versions not yet shown."""
     if extra.command is not None:
         return f"missing {', '.join(extra.missing)}: {extra.command}"
     versions = [f"{name} {extra.versions[name]}" for name in extra.versions if name not in shown]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions(TrainedOptions):
-    """A run's checkpoint, or a plan file and weights of its network."""
+    """Options for a run's checkpoint, or for a plan file and weights of its network."""
 
     checkpoint: Annotated[
         Path,
@@ -37,7 +37,7 @@ class CheckpointOptions(TrainedOptions):
     data: Annotated[str | None, "Images, as for train; by default those of the run.", "DATA"] = None
 
     def planned(self) -> "tuple[precrop.Plan, nn.Module, ImageData] | None":
-        """A plan, its network with the weights, and images; None for a run's checkpoint."""
+        """Return the plan, its network with the weights and images; None for a run's checkpoint."""
         if self.weights is None:
             if self.arg:
                 raise PrecropError("--arg is for a plan: give its --weights too, or drop it")

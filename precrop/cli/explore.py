@@ -24,7 +24,7 @@ def explore_command(
     ] = "127.0.0.1",
     port: Annotated[int, "Where it is served."] = 7860,
 ) -> None:
-    """Open a page in the browser on which you move budgets and see the plan; Ctrl-C ends it."""
+    """Serve a web page on which you move budgets and see the plan; Ctrl-C ends it."""
     with needs("the page needs", "precrop[explore]"), step("loading the page"):
         from precrop.explore.page import app
         from precrop.explore.serving import check_free, serve
@@ -34,5 +34,5 @@ def explore_command(
         page = app(source.model, source.spec.args, shape, profiles=profile or ())
     try:
         serve(page, host, port, typer.echo)
-    except KeyboardInterrupt:  # as it is meant to end
+    except KeyboardInterrupt:  # the usual way to end it
         raise typer.Exit(INTERRUPTED) from None

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class _Network(NamedTuple):
-    """A network to be exported, the shape of its input, how it is built, and a name for files.
+    """A network to export, the shape of its input, how it is built, and the stem of its files.
 
-    No shape is known of a network that is only named. A run's also has what whoever feeds it must
-    know.
+    The shape is None for a network by name. ``metadata`` is what users of a trained network need,
+    such as its classes and the mean and std of its images.
     """
 
     model: "nn.Module"
@@ -79,7 +79,7 @@ def export_command(
     set_seed(seed)
     said = shapes(input_shape)
     file = None if output is None or output.is_dir() else output
-    kind = format_of(file or Path(), format_)  # refused before a network is built
+    kind = format_of(file or Path(), format_)  # a bad format is refused before building a network
     with step(f"building {source}"):
         found = _find(source, original, weights)
         given = inputs_of(source, found.model, input, said or found.shape)
@@ -98,9 +98,9 @@ def export_command(
 
 
 def _find(source: str, original: TrainedOptions, weights: Path | None) -> _Network:
-    """What is to be exported: a folder is a checkpoint, and so is a file beside a checkpoint's own.
+    """Find what to export: a folder, or a file next to ``checkpoint.json``, is a checkpoint.
 
-    Any other file is a plan, and what is no file is a name.
+    Any other file is a plan, and anything else is the name of a network.
     """
     from precrop.deployment.exporting import Origin
     from precrop.plans.state_dicts import load_state
@@ -132,7 +132,7 @@ def _find(source: str, original: TrainedOptions, weights: Path | None) -> _Netwo
 
 
 def _unused(folder: Path, name: str) -> Path:
-    """The file of a default name, which never replaces another one: that may hold weights."""
+    """Return a path with the default name; refuse an existing file, which may hold weights."""
     path = folder / name
     if path.exists():
         raise PrecropError(f"{path} is there already: say -o {path} to replace it")

@@ -25,9 +25,9 @@ def judge_command(
     """Judge every objective, strategy and method by 98,304 trained networks (NATS-Bench).
 
     NATS-Bench has the accuracy of every choice of five widths on three data sets. Published widths
-    of well-known networks are compared with plans at their budgets. A few --budgets give a first
-    look. With -o finished parts are kept in the folder: the same command goes on where it was
-    stopped.
+    of well-known networks are compared with plans at their budgets. Few --budgets give a quick
+    first look. With -o, finished parts are kept in the folder, and the same command resumes where
+    it was stopped.
     """
     with needs("judging needs", "precrop[report]"):
         from precrop.evidence import page

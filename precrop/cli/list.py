@@ -30,7 +30,7 @@ def list_command(
     ] = "networks",
     as_json: AsJson = False,
 ) -> None:
-    """List what has a name: networks, or with --kind methods, objectives, rules, costs, recipes."""
+    """List the names of networks, or with --kind of methods, objectives, rules, costs, recipes."""
     known = _KINDS[kind]()
     found = {name: about for name, about in known.items() if _matches(name, glob)}
     if not found:
@@ -46,13 +46,13 @@ def list_command(
 
 
 def _matches(name: str, glob: str) -> bool:
-    """Whether a name matches, with its library's prefix or without; a plain word may be within."""
+    """Whether a name matches, with or without its library's prefix; plain words match anywhere."""
     pattern = glob if set(glob) & set("*?[") else f"*{glob}*"
     return fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[2] or name, pattern)
 
 
 def _networks() -> dict[str, str]:
-    """Names of networks, and the library of each."""
+    """Return the names of networks, with the library of each."""
     from precrop.zoo import library_names
 
     names = library_names()
@@ -114,7 +114,7 @@ def _recipes() -> dict[str, str]:
 
 
 def _first_line(documented: Any) -> str:
-    """What a function or class says of itself, in a sentence."""
+    """Return the first paragraph of a function's or class' docstring, on one line."""
     said = (inspect.getdoc(documented) or "").partition("\n\n")[0]
     return " ".join(said.replace("`", "").split())
 

@@ -1,4 +1,4 @@
-"""Options that several commands take, each said once: dataclasses whose fields are options."""
+"""Options that several commands share, in part as dataclasses whose fields are options."""
 
 import functools
 import inspect
@@ -42,7 +42,7 @@ Seed = Annotated[int | None, "Seed of the initial weights."]
 Trust = Annotated[bool, "Allow the code that the file names as module:function to be run."]
 Summary = Annotated[bool, "Shorten the table to a screenful: a line for each block or stage."]
 WEIGHT_FILES = "a state_dict, .safetensors or .pt"
-"""What stands behind ``--weights`` everywhere."""
+"""What ``--weights`` takes, for the help texts of all commands."""
 AsJson = Annotated[bool, "Print JSON."]
 LastJson = Annotated[bool, "End with one line of JSON."]
 
@@ -59,31 +59,31 @@ _NAMES = {
     "quiet": ("--quiet", "-q"),
     "verbose": ("--verbose", "-v"),
 }
-"""Of options that are not called as their parameters are."""
+"""Names of the options that are not named after their parameters."""
 
 
 @dataclass(frozen=True)
 class Speech:
-    """How much every command says beside its result."""
+    """Options of every command for how much it prints besides its result."""
 
     quiet: Annotated[bool, "No progress and no notes; only warnings and errors."] = False
     verbose: Annotated[bool, "Also say each step and how long it took."] = False
 
     @property
     def level(self) -> Level:
-        """The level that the two options mean."""
+        """The level that the two options select."""
         if self.quiet and self.verbose:
             raise PrecropError("--quiet and --verbose exclude one another: drop one of them")
         return Level.VERBOSE if self.verbose else Level.QUIET if self.quiet else Level.USUAL
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let typer read a command whose options are said in few words, and in groups.
+    """Turn a command with short annotations and groups of options into one that typer can read.
 
-    An annotation says an option's help, and what stands for its value: ``Annotated[str | None,
+    An annotation gives an option's help and a placeholder for its value: ``Annotated[str | None,
     "Budget of parameters.", "SHARE"]``; a flag has no ``--no-`` form. The fields of a dataclass
-    become options of each command that takes it, and every command has those of `Speech`. What
-    typer has its own classes for is said by them: arguments, limits, other names.
+    become options of each command that takes it, and every command has those of `Speech`. Typer's
+    own classes serve for everything else: arguments, limits, other names.
     """
     speech = inspect.Parameter("speech", inspect.Parameter.KEYWORD_ONLY, annotation=Speech)
     taken = [*inspect.signature(command, eval_str=True).parameters.values(), speech]
@@ -107,7 +107,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         try:
             with speaking(said.level):
                 command(**made, **values)
-        except KeyboardInterrupt:  # after which typer would end without a word
+        except KeyboardInterrupt:  # on which typer would exit without a message
             raise typer.Abort from None
 
     vars(flat)["__signature__"] = inspect.Signature(options)
@@ -116,7 +116,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A parameter as typer takes it."""
+    """Return a parameter with the annotation that typer expects."""
     annotation = parameter.annotation
     kind, *notes = get_args(annotation)
     if isinstance(notes[0], str):
@@ -128,7 +128,7 @@ def _option(parameter: inspect.Parameter) -> inspect.Parameter:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """A network by name, and the shape of its input."""
+    """Options for a network by name, and for the shape of its input."""
 
     model: ModelName
     input_shape: InputShapes = None
@@ -136,11 +136,11 @@ class ModelOptions:
 
     @property
     def spec(self) -> ModelSpec:
-        """The network by name and arguments."""
+        """The network's name and the arguments of its builder."""
         return ModelSpec(self.model, arguments(self.arg))
 
     def load(self, shape: Any = None, factory: str | None = None) -> tuple["nn.Module", Any]:
-        """The network and what it takes: as the options say, else this shape, else the usual."""
+        """Return the network and its input: as in the options, else ``shape``, else the default."""
         check_factory(factory, self.input_shape)
         said = shapes(self.input_shape) or shape
         with step(f"building {self.model}"):
@@ -150,19 +150,19 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class InputOptions(ModelOptions):
-    """A network by name, and its inputs: their shapes, or what a function of the user's makes."""
+    """Options for a network by name, and for its inputs: shapes, or a function that makes them."""
 
     input: InputFactory = None
 
     def load(self, shape: Any = None, factory: str | None = None) -> tuple["nn.Module", Any]:
-        """The network, and its inputs as ``--input`` makes them, or their shape."""
+        """Return the network, and the inputs that ``--input`` makes, or else their shape."""
         return super().load(shape, factory or self.input)
 
 
 def check_init(
     init: Init, weights: Path | None, instead: str = "unless these are trained, give --weights FILE"
 ) -> None:
-    """Refuse weights that would be drawn anew; say so where initial ones may be ranked."""
+    """Refuse weights that ``reset`` would discard; warn if initial weights would be ranked."""
     if init == "reset" and weights is not None:
         raise PrecropError("--init reset draws all weights anew: drop it, or drop --weights")
     if init not in ("slice", "reset") and weights is None:
@@ -170,7 +170,7 @@ def check_init(
 
 
 def check_factory(factory: str | None, input_shape: Sequence[str] | None) -> None:
-    """Refuse ``--input`` if it names no function, or stands beside ``--input-shape``."""
+    """Refuse ``--input`` if it names no function, or is combined with ``--input-shape``."""
     if factory is not None and (input_shape or ":" not in factory):
         raise PrecropError(
             "--input is like module:factory, and goes without --input-shape: the factory "
@@ -179,7 +179,7 @@ def check_factory(factory: str | None, input_shape: Sequence[str] | None) -> Non
 
 
 def inputs_of(name: str, network: "nn.Module", factory: str | None, shape: Any) -> Any:
-    """What a network of this name takes: what the factory makes, else this shape, or the usual."""
+    """Return a network's input: what the factory makes, else ``shape``, else the default shape."""
     from precrop.read.inputs import given
     from precrop.zoo import call_factory, default_input_shape
 
@@ -193,7 +193,7 @@ def inputs_of(name: str, network: "nn.Module", factory: str | None, shape: Any) 
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalOptions:
-    """The network that a plan is for."""
+    """Options for the network that a plan is for."""
 
     model: Annotated[
         str | None, "The original network, if not the one that the plan names.", "MODEL"
@@ -202,7 +202,7 @@ class OriginalOptions:
     trust: Trust = False
 
     def source(self, plan: "precrop.Plan") -> ModelSpec:
-        """What ``--model`` names, else what the plan does: code of a user's only if trusted."""
+        """Return what ``--model`` names, or else what the plan does, if its code is trusted."""
         if self.model:
             return ModelSpec(self.model, arguments(self.arg))
         if self.arg:
@@ -213,7 +213,7 @@ class OriginalOptions:
         return plan.source
 
     def load(self, plan: "precrop.Plan") -> "nn.Module":
-        """The original of a plan."""
+        """Build the original network of a plan."""
         source = self.source(plan)
         with step(f"building {source.name}"):
             return source.build(plan.shapes)
@@ -221,7 +221,7 @@ class OriginalOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOptions(OriginalOptions):
-    """The network that a plan or a run is for."""
+    """Options for the network that a plan or a run is for."""
 
     model: Annotated[
         str | None,
@@ -231,5 +231,5 @@ class TrainedOptions(OriginalOptions):
 
     @property
     def trusted(self) -> str | bool:
-        """What of a run's file may be run: all, nothing, or the network of this name."""
+        """Which code named in a run's file may be run: all, none, or the network of this name."""
         return self.model or self.trust

@@ -1,4 +1,4 @@
-"""What commands say alike: lines on standard error and standard output, and a plan."""
+"""Output that commands share: lines on standard error and standard output, and plans."""
 
 import math
 import warnings
@@ -12,23 +12,23 @@ from precrop.errors import printable
 from precrop.progress import say
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 
 def warn(text: str) -> None:
-    """A warning as one line on standard error."""
+    """Print a warning as one line on standard error."""
     say(f"warning: {text}")
 
 
 def warn_of_loss(loss: float) -> None:
-    """Say so where the held-out images' loss is NaN or infinite: the network has diverged."""
+    """Warn if the loss on held-out images is NaN or infinite: the network has diverged."""
     if not math.isfinite(loss):
         warn(f"the loss is no number: {loss} on held-out images; their accuracy may be chance")
 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """What the library warns of as one line each on standard error."""
+    """Print the warnings of a block of code as one line each on standard error."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", precrop.LayerCollapseWarning)
         warnings.simplefilter("always", precrop.SlicedChannelsWarning)
@@ -39,7 +39,7 @@ def warnings_as_lines() -> Iterator[None]:
 
 @contextmanager
 def goes_on(where: str, *, say_so: bool = True) -> Iterator[None]:
-    """After Ctrl-C say where the same command goes on."""
+    """After Ctrl-C, say from where the same command resumes, and exit."""
     try:
         yield
     except KeyboardInterrupt:
@@ -49,12 +49,12 @@ def goes_on(where: str, *, say_so: bool = True) -> Iterator[None]:
 
 
 def print_line(text: str) -> None:
-    """A line on standard output; the control characters of a file's name are written out."""
+    """Print a line on standard output; control characters (of file names, say) are escaped."""
     typer.echo(printable(text))
 
 
 def print_plan(plan: "precrop.Plan", as_json: bool, summary: bool) -> None:
-    """A plan as JSON, in a line for each stage, or as a table of its layers."""
+    """Print a plan as JSON, as a summary with a line per stage, or as a table of its layers."""
     if as_json:
         typer.echo(plan.to_json(), nl=False)
     elif summary:

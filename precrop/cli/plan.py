@@ -27,7 +27,7 @@ def plan_command(
     _, plan = wanted.plan(source)
     try:
         print_plan(plan, as_json, summary)
-    finally:  # neither a full disk nor a closed terminal costs the plan
+    finally:  # save the plan even if it can't be printed (closed terminal, full disk)
         if output is not None:
             plan.save(output)
     if output is not None and not as_json:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ANY = 2**50
-"""An original so large that all budgets with a sense leave something of it."""
+"""Stands for the original's cost while it is unknown; every sensible share of it is above 0."""
 _DIGITS = 12
-"""Of the longest number of channels that is looked at."""
+"""Most digits of a number of channels."""
 
 
 @dataclass(frozen=True)
 class WidthOptions:
-    """Arguments of `precrop.plan`, under their names there and with the defaults that it has."""
+    """Arguments of `precrop.plan`, with the same names and defaults as there."""
 
     params: Params = None
     macs: Macs = None
@@ -81,7 +81,7 @@ class WidthOptions:
     drop_unused: Annotated[bool, "Leave out modules that no forward pass calls."] = False
 
     def keywords(self) -> dict[str, Any]:
-        """What `precrop.plan` takes."""
+        """Return the keyword arguments for `precrop.plan`."""
         if runs_user_code(self.objective):
             from precrop.strategies.objectives import take_own_objective
 
@@ -101,7 +101,7 @@ class WidthOptions:
 
 @dataclass(frozen=True)
 class PlanOptions(WidthOptions):
-    """All that one plan is made with."""
+    """All options for making one plan."""
 
     batch_size: Annotated[int, "Inputs in one pass, for --latency and --memory."] = 1
     calibrate: Annotated[
@@ -109,7 +109,7 @@ class PlanOptions(WidthOptions):
     ] = False
 
     def plan(self, source: InputOptions) -> tuple["nn.Module", "precrop.Plan"]:
-        """The network and its plan, which remembers how the network is named."""
+        """Return the network and its plan, which stores the network's name and arguments."""
         keywords = self.keywords()
         calibrated = keywords.pop("calibrate")
         model, inputs = source.load()
@@ -125,7 +125,7 @@ class PlanOptions(WidthOptions):
 def _calibrated(
     model: "nn.Module", inputs: Any, *, latency: str | None, **options: Any
 ) -> "precrop.Plan":
-    """A plan whose network was measured; a warning if it is slower than asked."""
+    """Return a plan that measurements of its network corrected; warn if it is too slow."""
     from precrop.deployment.calibrating import calibrate
 
     if latency is None:
@@ -148,7 +148,7 @@ def _say(doing: str) -> None:
 
 
 def _warn_if_slack(plan: "precrop.Plan") -> None:
-    """Warn where budgets above the original were given and layers may not widen."""
+    """Warn if nothing is cropped because a budget is above the original, and layers can't widen."""
     above = [name for name, budget in plan.budgets.items() if budget.limit > budget.base]
     if above and plan.params == plan.base_params and not plan.options["expand"]:
         asked = plan.budgets[above[0]].asked
@@ -157,7 +157,7 @@ def _warn_if_slack(plan: "precrop.Plan") -> None:
 
 
 def _budgets(pairs: Sequence[str] | None) -> dict[str, str]:
-    """Budgets by the names of their costs."""
+    """Return budgets by cost, from ``NAME=BUDGET`` pairs."""
     found: dict[str, str] = {}
     for pair in pairs or ():
         name, _, budget = pair.partition("=")
@@ -169,7 +169,7 @@ def _budgets(pairs: Sequence[str] | None) -> dict[str, str]:
 
 
 def _divisor(text: str) -> int | Literal["auto"]:
-    """``auto``, or a number of channels."""
+    """Parse ``auto`` or a number of channels."""
     if text == "auto":
         return "auto"
     if not text.isdecimal() or len(text) > _DIGITS:
@@ -179,7 +179,7 @@ def _divisor(text: str) -> int | Literal["auto"]:
 
 
 def _read_densities(path: Path) -> dict[str, float]:
-    """A JSON file ``{layer name: density}``; the numbers are checked where they are used."""
+    """Read a JSON file ``{layer name: density}``; its numbers are checked where they are used."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise PrecropError(f"{path} is not like {{layer name: density}}")

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from precrop.deployment.profiling import Subject
 
 USUAL = ("resnet18", "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "vgg11")
-"""Networks that are measured by default: most kinds of layers, in few operations."""
+"""Networks that are measured by default; they have most kinds of layers in few operations."""
 _WORST_FIT = 0.15
-"""Median error on what was not fitted, beyond which a profile misleads."""
+"""Median error on held-out passes beyond which a profile is misleading."""
 _MINUTE = 60.0
 _COLUMNS = 140
 
@@ -58,7 +58,7 @@ def profile_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast this device is, for budgets of latency. Run it again to go on with it."""
+    """Measure how fast this device is, for budgets of latency. Run it again to continue."""
     start = time.monotonic()
     wanted = _shares(shares)
     if not 0 < minutes < float("inf"):
@@ -112,7 +112,7 @@ def profile_command(
 
 
 def _files(output: Path | None, usual: str) -> tuple[Path, Path]:
-    """Where the profile goes, and the passes that it is made of."""
+    """Return the profile's file, and the file of the measured passes that it is made from."""
     path = output or Path(usual)
     check_writable(path)
     kept = path.with_name(f"{path.stem}.passes.jsonl")
@@ -123,7 +123,7 @@ def _files(output: Path | None, usual: str) -> tuple[Path, Path]:
 
 
 def _subject(source: ModelOptions) -> "Subject":
-    """A network by name. It is read once, to refuse an input now that it fails on."""
+    """Build a network by name and read it once, to refuse early an input on which it fails."""
     from precrop.deployment.profiling import Subject
     from precrop.read.inputs import Inputs
     from precrop.read.network import read_network
@@ -144,7 +144,7 @@ def _shares(text: str) -> list[float]:
 
 
 def _warn(profile: "DeviceProfile") -> None:
-    """Warn in one line of all that makes a profile unreliable."""
+    """Warn of what makes a profile unreliable, and say how many passes are left."""
     fitted = profile.fitted
     held_out, left = fitted["held_out"], fitted["left"]
     if held_out is None:
@@ -160,7 +160,7 @@ def _warn(profile: "DeviceProfile") -> None:
 
 
 def _show(profile: "DeviceProfile") -> None:
-    """The coefficients in units that people can compare, and how well they fit."""
+    """Print the coefficients in units that are easy to compare, and how well they fit."""
     console = wide_console(_COLUMNS)
     table = bare_table("kind", "launch", "ns/KB read", "written", "weights", "GMAC/s")
     for kind, rates in profile.coefficients.items():

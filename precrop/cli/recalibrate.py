@@ -23,7 +23,7 @@ def recalibrate_command(
     batch_size: Annotated[int, "Images of a batch.", "N"] = USUAL_SIZE,
     as_json: LastJson = False,
 ) -> None:
-    """Estimate batch norms' statistics anew on a few batches, as after cropping trained weights."""
+    """Re-estimate batch norm statistics on a few batches, as after cropping a trained network."""
     if batches < 1 or batch_size < 2:
         raise PrecropError(
             f"--batches {batches} and --batch-size {batch_size} make no sense: write at least 1 "
@@ -32,7 +32,7 @@ def recalibrate_command(
     source = given.checkpoint
     own = source.stem if source.is_file() else source.resolve().name
     prefix = output / own if output.is_dir() else output
-    prefix = prefix / own if prefix.is_dir() else prefix  # as `save_built` takes a folder
+    prefix = prefix / own if prefix.is_dir() else prefix  # like `save_built`
     path = prefix.with_name(f"{prefix.name}.safetensors")
     check_writable(path)
     with needs("training needs", "precrop[train]"):

@@ -64,7 +64,7 @@ def report_command(
 
 
 def stored_rows(stores: Iterable[Path]) -> list["Row"]:
-    """The rows of all stores; of a cell that several finished on the same images, the first's."""
+    """Return the stores' rows, one per cell and images: the first that is done, else the first."""
     rows = [row for store in stores for row in opened(store)[1]]
     done = {row.cell for row in rows if row.status == "done"}
     found: dict[tuple[str, str], Row] = {}

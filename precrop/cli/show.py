@@ -37,7 +37,7 @@ def show_command(
 
 
 def _short_names(files: Sequence[Path]) -> list[str]:
-    """The files' names without their ending where that tells them apart, else whole."""
+    """Return the files' stems if these all differ, or else the whole paths."""
     if len({*files}) < len(files):
         raise PrecropError("one plan file is named twice: name different files to compare")
     stems = [file.stem for file in files]

@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     from precrop.study.store import Store
 
 DIFFERENT = 1
-"""Exit status where there is any difference."""
+"""Exit status if there is any difference."""
 _RESULTS = ("status", "run", "accuracy", "best_accuracy", "loss", "params", "macs")
-"""Fields that are the same where a cell is run again on the same machine."""
+"""Fields that stay the same when a cell is run again on the same machine."""
 StoreFolder = Annotated[Path | None, "The folder of the results; results/NAME by default.", "DIR"]
 
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """A study, and where its results are."""
+    """Options for a study, and for the folder of its results."""
 
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The study: a YAML file.")]
     store: StoreFolder = None
 
     def read(self, trust: bool = True) -> "Study":
-        """The study; without trust one that names code of others is refused."""
+        """Read the study; without ``trust``, refuse one that names code to be run."""
         with needs("studies need", "precrop[study]"):
             from precrop.study.spec import read_study
         return read_study(self.file, trust)
 
     def folder(self, study: "Study") -> Path:
-        """The folder of its results."""
+        """Return the folder of the study's results."""
         return self.store or Path("results") / study.name
 
 
 def opened(path: Path, *, create: bool = False) -> "tuple[Store, list[Row]]":
-    """A store and its rows; a warning for each part of it that cannot be read."""
+    """Open a store and read its rows; warn of each part of it that cannot be read."""
     with needs("studies need", "precrop[study]"):
         from precrop.study.store import Store
     store = Store.open(path, create=create)
@@ -56,8 +56,8 @@ def opened(path: Path, *, create: bool = False) -> "tuple[Store, list[Row]]":
 
 @with_options
 def status_command(options: StudyOptions, as_json: LastJson = False) -> None:
-    """How far a study is: what is done, running, failed and left."""
-    study = options.read()  # nothing of it is run
+    """Show how far a study is: the runs that are done, running, failed and left."""
+    study = options.read()  # trusted, as none of its code is run here
     from precrop.study.cells import Cell, expand, label
     from precrop.study.locks import is_claimed
     from precrop.study.progress import duration
@@ -98,7 +98,7 @@ def show_command(
     """Show the runs in a store as a table, or with --json one line of JSON per run."""
     if where.is_file():
         study = StudyOptions(where, store)
-        where = study.folder(study.read())  # nothing of it is run
+        where = study.folder(study.read())  # trusted, as none of its code is run here
     elif store is not None:
         raise PrecropError(f"--store is for the file of a study, and {where} is not one: drop it")
     _, rows = opened(where)
@@ -145,7 +145,7 @@ def diff_command(
     other: Annotated[Path, typer.Argument(metavar="STORE", help="Another store.")],
     as_json: LastJson = False,
 ) -> None:
-    """Runs that only one of two stores has, or whose results differ; exit status 1 if any."""
+    """List runs that only one of two stores has, or whose results differ; exit status 1 if any."""
     first, second = ({row.cell: row for row in opened(path)[1]} for path in (one, other))
     differences = [*_differences(first, second, str(one), str(other))]
     if as_json:

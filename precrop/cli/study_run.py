@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from precrop.training.data import ImageData
 
 SOME_FAILED = 1
-"""Exit status where a cell has failed, now or before."""
+"""Exit status if a cell has failed, now or earlier."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Where runs take place, and how many at once."""
+    """Options for where runs take place, and how many at once."""
 
     engine: Annotated[
         Literal["local", "ray"], "Run in processes here, or as tasks on a Ray cluster."
@@ -47,7 +47,7 @@ class EngineOptions:
     ] = None
 
     def start(self, output: Path, logs: Path) -> "Engine":
-        """An engine that writes runs' folders to ``output``."""
+        """Start an engine that writes the runs' folders to ``output``."""
         if self.engine == "local":
             from precrop.study.local_engine import LocalEngine, places
 
@@ -83,7 +83,7 @@ def run_command(
     trust: Trust = False,
     as_json: LastJson = False,
 ) -> None:
-    """Run what the store has no result for. The same command goes on after any interruption."""
+    """Run what the store has no result for. The same command resumes after any interruption."""
     study = options.read(trust)
     from precrop.study.cells import expand
     from precrop.study.engine import run_study, to_run
@@ -98,7 +98,7 @@ def run_command(
     todo = to_run(cells, store.tally() if store else {}, retry_failed=retry_failed)
     _warn_of_code(cells, rows)
     for cell in todo:
-        cell.how.load_own()  # before images are looked for: a wrong name is told at once
+        cell.how.load_own()  # before looking for images, to report a wrong name at once
     planned: list[dict[str, Any]] = []
     for images, alike in _with_images(study, todo, needed=not dry_run or data is not None):
         _check_same_images(whole, rows, images, folder)
@@ -129,7 +129,7 @@ def run_command(
 
 
 def _chosen(cells: "list[Cell]", patterns: Sequence[str]) -> "list[Cell]":
-    """The cells that match any pattern; all of them where there is none."""
+    """Return the cells that match any pattern; all cells if there is no pattern."""
     from precrop.study.cells import label
 
     chosen: set[str] = set()
@@ -147,9 +147,9 @@ def _chosen(cells: "list[Cell]", patterns: Sequence[str]) -> "list[Cell]":
 def _with_images(
     study: "Study", cells: "list[Cell]", *, needed: bool
 ) -> "Iterator[tuple[ImageData, list[Cell]]]":
-    """The images of a study, and the cells that are looked at with them.
+    """Yield images of a study, each time with the cells to check or to plan with them.
 
-    Unless they are needed nothing is downloaded: noise stands for images that are not here.
+    Unless images are needed, nothing is downloaded: noise stands in for images that are not here.
     """
     from precrop.study.unseen import unseen
     from precrop.training.data import load_data
@@ -179,7 +179,7 @@ def _with_images(
 def _check_same_images(
     cells: "Sequence[Cell]", rows: "Sequence[Row]", images: "ImageData", folder: Path
 ) -> None:
-    """Refuse other images than those of the store's results. Noise has no digest."""
+    """Refuse images other than those of the stored results; noise has no digest and passes."""
     mine = {cell.id for cell in cells}
     for row in rows if images.digest else ():
         if row.cell in mine and row.status == "done" and row.data_digest != images.digest:
@@ -190,7 +190,7 @@ def _check_same_images(
 
 
 def _warn_of_code(cells: "Sequence[Cell]", rows: "Sequence[Row]") -> None:
-    """Say how many results are of code of the user's that is other code now."""
+    """Warn of results that ran with code of the user's that has changed since."""
     done = {row.cell: row.code for row in rows if row.status == "done" and row.code}
     found = [changed(done[cell.id], cell.own_code()) for cell in cells if cell.id in done]
     files = list(dict.fromkeys(filter(None, found)))
@@ -203,7 +203,7 @@ def _warn_of_code(cells: "Sequence[Cell]", rows: "Sequence[Row]") -> None:
 
 
 def _planned(cells: "Sequence[Cell]", images: "ImageData") -> Iterator[dict[str, Any]]:
-    """What would run. Seeds differ by chance alone: the first of a variant's stands for all."""
+    """Yield what would run; one entry for all seeds of a variant, which differ only by chance."""
     from precrop.study.cells import label
     from precrop.study.preparing import prepare
     from precrop.training.batches import sample

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """A recipe by name, and what is changed in it."""
+    """Options for a recipe by name, and for changes to it."""
 
     recipe: Annotated[
         str | None, f"{', '.join(RECIPES)}; by default the usual one for the data."
@@ -44,7 +44,7 @@ class RecipeOptions:
     ] = None
 
     def changed(self) -> dict[str, Any]:
-        """Changes to the recipe, those with options of their own and those of ``--set``."""
+        """Return the changes to the recipe, by options of their own and by ``--set``."""
         own = ("epochs", "batch_size", "lr", "precision")
         direct = {name: value for name in own if (value := getattr(self, name)) is not None}
         pairs = settings(self.changes or ())
@@ -57,7 +57,7 @@ class RecipeOptions:
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """A mask of the network, and its budgets."""
+    """Options for a mask of the network, and for its budgets."""
 
     mask: Annotated[
         str | None,
@@ -76,7 +76,7 @@ class MaskOptions:
     macs: Annotated[str | None, "The mask's budget of multiply-accumulates."] = None
 
     def spec(self) -> "MaskSpec | None":
-        """The mask, if one is asked for."""
+        """Return the mask, or None if none is asked for."""
         if self.mask is None:
             if self.mask_option:
                 raise PrecropError(
@@ -99,7 +99,7 @@ class MaskOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The network that is trained, on what and from where."""
+    """Options for the network to train, its images and its initial weights."""
 
     model: ModelName
     plan: Annotated[Path | None, "Crop the network by this plan.", "FILE.json"] = None
@@ -118,7 +118,7 @@ class RunOptions:
     arg: Args = None
 
     def check(self) -> None:
-        """Refuse options that have no sense together."""
+        """Refuse options that make no sense together."""
         if self.init != "slice" and self.plan is None:
             raise PrecropError("--init is for a cropped network: add --plan, or drop it")
         check_init(self.init, self.weights)
@@ -130,7 +130,7 @@ class RunOptions:
         plan: "precrop.Plan | None",
         mask: "MaskSpec | None",
     ) -> "Run":
-        """What is trained: all that its result depends on."""
+        """Return the run: everything that the result of the training depends on."""
         from precrop.training.networks import for_classes
         from precrop.training.runs import Run, Start
 
@@ -170,7 +170,7 @@ def train_command(
     ] = None,
     as_json: LastJson = False,
 ) -> None:
-    """Train a network: dense, cropped by a plan, or masked. Run it again to go on with it."""
+    """Train a network: dense, cropped by a plan, or masked. Run it again to resume it."""
     changed = recipe.changed()
     wanted.check()
     if workers is not None and workers < 0:
@@ -222,7 +222,7 @@ def _announce(run: "Run", folder: Path) -> None:
 
 
 def _at(run: "Run") -> str:
-    """The images' size beside the plan's, where there is a plan."""
+    """Describe the images' size next to the plan's, if there is a plan."""
     if run.plan is None:
         return ""
     size, planned = (_by(shape) for shape in (run.input_shape, run.plan.input_shape))
@@ -232,13 +232,13 @@ def _at(run: "Run") -> str:
 
 
 def _by(shape: Any) -> str | None:
-    """The shape of an image like 3x224x224; None for other inputs."""
+    """Return the shape of an image like 3x224x224; None for other inputs."""
     is_image = isinstance(shape, tuple) and len(shape) == 3 and all(type(n) is int for n in shape)
     return "x".join(map(str, shape)) if is_image else None
 
 
 def _planned_shape(plan: "precrop.Plan | None") -> tuple[int, ...] | None:
-    """The shape of the images that a plan was made for."""
+    """Return the image shape that a plan was made for; None if it takes other inputs."""
     if plan is None or _by(plan.input_shape) is None or plan.input_shape[0] != 3:
         return None
     return tuple(plan.input_shape)

@@ -1,1 +1,1 @@
-"""A plan: its file, the network that it builds, and how it shows itself."""
+"""Plans: their files, the networks that they build, and how they are displayed."""

@@ -38,10 +38,10 @@ SHOWN_DIFFERENCES = 3
 
 @apart()
 def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
-    """Build the cropped network, as `precrop.Plan.build` says; ``model`` stays as it was.
+    """Build the cropped network, as `precrop.Plan.build` describes; ``model`` is not changed.
 
     Raises:
-        PlanError: the plan is for another network; the message names the first that differs.
+        PlanError: the plan is for another network; the message names the first differences.
     """
     check_known(f"init={init!r}", init, INITS)
     model = unwrapped(model)
@@ -62,20 +62,20 @@ def build(plan: "Plan", model: nn.Module, init: Init = "slice") -> nn.Module:
 
 
 Cut = Callable[[str, Tensor], Tensor]
-"""From a tensor of the original, by name, to that of the built network."""
+"""Makes a tensor of the built network from a name and the original's tensor of that name."""
 
 
 def _leading(plan: "Plan", model: nn.Module) -> Cut:
-    """Keeps leading channels and rescales weights to their new fan-in."""
+    """Return a cut that keeps leading channels and rescales weights to their new fan-in."""
     scales = _scales(plan, model)
     return lambda name, tensor: _resized(plan, name, tensor, scales)
 
 
 def _largest(plan: "Plan", model: nn.Module, norm: Norm) -> Cut:
-    """Keeps the channels with the largest norms, and weights as they were trained."""
+    """Return a cut that keeps the channels with the largest norms, with weights as trained."""
     kept = choose(plan, model, norm)
     kept.warn()
-    # What forward multiplies by, a root of the fan-in, changes: the product stays.
+    # Where forward multiplies by a root of the fan-in, that changes: keep the product as it was.
     inside = _scaled_in_forward(plan, model)
     scales = {
         layer.weight: 1 / _scale(plan, layer)
@@ -93,10 +93,10 @@ def _resized(plan: "Plan", name: str, tensor: Tensor, scales: Mapping[str, float
 
 
 def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
-    """The factors of weights, from their new fan-in, and alike of what is added to them.
+    """Return the factors that rescale weights, and parameters added to them, to new fan-ins.
 
-    So the weight that a layer uses is the rescaled slice of the one that it used. Weights that are
-    not trained are as meaningful as buffers are, and like these have none.
+    With both rescaled, the weight that a layer uses is the rescaled slice of its original one.
+    Frozen weights have no factor: like buffers, they are meaningful as they are.
     """
     fixed = untrained(model)
     trained = parameters_of(model).keys() - fixed
@@ -107,7 +107,7 @@ def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
         if layer.weight in plan.tensors and layer.weight not in unscaled:
             scales[layer.weight] = _scale(plan, layer)
             added |= dict.fromkeys({*layer.added} & trained, scales[layer.weight])
-    scales = added | scales  # what is a layer itself has its own fan
+    scales = added | scales  # a layer's own weight has its own fan-in
     return scales | {
         path + name[len(twin) :]: scale
         for path, twin in plan.followers.items()
@@ -117,25 +117,25 @@ def _scales(plan: "Plan", model: nn.Module) -> dict[str, float]:
 
 
 def _scale(plan: "Plan", layer: "LayerPlan") -> float:
-    """The factor of a layer's weight; of kernels wherever their parameter has the inputs' axis."""
+    """Return the factor of a layer's weight; a kernel may have its input axis at any place."""
     if layer.kind in ("conv", "linear"):
         return float((layer.base_in / layer.in_channels) ** 0.5)
     return fan_scale(plan.tensors[layer.weight], layer.kind)
 
 
 def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
-    """Weights that forward scales by the root of their fan-in, a number that the plan changes."""
+    """Return the weights that forward scales by a root of their fan-in which the plan changes."""
     numbers = []
     for path, name, value in plan.attributes:
         if type(value) is float:
-            with suppress(LookupError):  # `apply_edits` says what is not there
+            with suppress(LookupError):  # `apply_edits` reports what is missing
                 numbers.append((path, get_attribute(registered_module(model, path), name)))
     found = set()
     for layer in (one for one in plan.layers if numbers and one.weight in plan.shapes):
         owner, shape = owner_of(layer.weight), plan.shapes[layer.weight]
         first = shape[1 if layer.kind == "transposed" else 0]
         fan = prod(shape) // (layer.base_out if layer.base_out in shape else first)
-        # A kernel's input may be scaled instead, by a module around it.
+        # Instead of a kernel, a module around it may scale the kernel's input.
         around = places_of(layer.weight) if prod(shape[2:]) > 1 else {owner}
         if any(
             scales_by_fan(number, fan) and (path in around or path.startswith(f"{owner}."))
@@ -146,7 +146,7 @@ def _scaled_in_forward(plan: "Plan", model: nn.Module) -> set[str]:
 
 
 def _set_lengths(plan: "Plan", cut: Cut, model: nn.Module, small: nn.Module) -> None:
-    """Cut weights that are stored as a length times a direction as others are cut."""
+    """Set the lengths of weight-normalised weights so that they, too, equal the cut weights."""
     fixed = untrained(model)
     for length, direction, dim in lengths(model):
         if direction not in plan.tensors or length in fixed:
@@ -159,10 +159,10 @@ def _set_lengths(plan: "Plan", cut: Cut, model: nn.Module, small: nn.Module) -> 
 
 
 def check_same_network(plan: "Plan", model: nn.Module) -> None:
-    """Compare every tensor's shape with the plan's record.
+    """Check that every tensor has the shape that the plan records for the original.
 
     Raises:
-        PlanError: naming the first tensors that differ.
+        PlanError: shapes differ; the message names the first tensors, or says that it is cropped.
     """
     wrong = _differences(tensor_shapes(model), plan.shapes)
     if wrong and not built_differences(plan, model):
@@ -172,10 +172,10 @@ def check_same_network(plan: "Plan", model: nn.Module) -> None:
 
 
 def check_built(plan: "Plan", model: nn.Module) -> None:
-    """Compare every tensor's shape with what the plan builds.
+    """Check that every tensor has the shape that the plan builds.
 
     Raises:
-        PlanError: naming the first tensors that differ.
+        PlanError: shapes differ; the message names the first tensors.
     """
     wrong = built_differences(plan, model)
     if wrong:
@@ -183,9 +183,9 @@ def check_built(plan: "Plan", model: nn.Module) -> None:
 
 
 def built_differences(plan: "Plan", model: nn.Module) -> str:
-    """How a network differs from the one that the plan builds; empty if it does not."""
+    """Describe how a network differs from the one that the plan builds; empty if it does not."""
     shapes = tensor_shapes(model)
-    # A plan says the new shape of a tied tensor under the first of its names alone.
+    # Plans give the new shape of a tied tensor only under the first of its names.
     first = {*parameters_of(model), *buffers_of(model)}
     tied = shapes.keys() - first
     built = {
@@ -197,12 +197,12 @@ def built_differences(plan: "Plan", model: nn.Module) -> str:
 
 
 def _gone(plan: "Plan") -> tuple[str, ...]:
-    """What the names of tensors begin with that the built network does not have."""
+    """Return the name prefixes of the tensors that the built network does not have."""
     return tuple(f"{path}." for path in plan.left_out)
 
 
 def _differences(shapes: Mapping[str, Sequence[int]], planned: Mapping[str, Sequence[int]]) -> str:
-    """The first tensors whose shapes differ, and how many more; empty if all agree."""
+    """Describe the first tensors whose shapes differ, and count the rest; empty if all agree."""
     names = [*planned, *(name for name in shapes if name not in planned)]
     wrong = [name for name in names if shapes.get(name) != planned.get(name)]
     listed = "; ".join(
@@ -213,7 +213,7 @@ def _differences(shapes: Mapping[str, Sequence[int]], planned: Mapping[str, Sequ
 
 
 def _check_paths(plan: "Plan", model: nn.Module) -> None:
-    """Refuse a plan that names modules that the network, or what is built of it, does not have."""
+    """Refuse a plan that names modules which the network, or the built one, does not have."""
     modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
     for path in {*plan.followers, *plan.followers.values()} - modules:
         raise PlanError(f"the plan has a follower {path!r}, which is not a module of the network")
@@ -226,7 +226,7 @@ def _check_paths(plan: "Plan", model: nn.Module) -> None:
 
 
 def _check_sizes(plan: "Plan", model: nn.Module) -> None:
-    """Refuse a plan whose sizes contradict the network or each other, before memory is taken."""
+    """Refuse a plan whose sizes contradict the network or each other, before allocating memory."""
     tensors = named_tensors(model)
     for name, axes in plan.tensors.items():
         if name not in tensors or not _resizes(tensors[name], axes):
@@ -249,7 +249,7 @@ def _check_sizes(plan: "Plan", model: nn.Module) -> None:
 
 
 def _resizes(tensor: Tensor, axes: Sequence[Axis]) -> bool:
-    """Whether the axes are those of the tensor, and none grows beyond reason."""
+    """Whether axes match a tensor's shape, and no segment grows by more than ``GROWTH``."""
     segments = [segment for axis in axes if not isinstance(axis, int) for segment in axis]
     return [*map(original_size, axes)] == [*tensor.shape] and all(
         before >= 0 and 0 <= after <= GROWTH * max(1, before) and (before or not after)
@@ -258,7 +258,7 @@ def _resizes(tensor: Tensor, axes: Sequence[Axis]) -> bool:
 
 
 def _difference(name: str, shape: Sequence[int] | None, planned: Sequence[int] | None) -> str:
-    """How a tensor differs from what is planned, in words."""
+    """Describe how a tensor's shape differs from the planned one."""
     if planned is None:
         return f"the plan has no {name}"
     planned_text = "x".join(map(str, planned)) or "a scalar"
@@ -268,11 +268,11 @@ def _difference(name: str, shape: Sequence[int] | None, planned: Sequence[int] |
 
 
 def resize(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
-    """Keep the leading entries of every segment; a longer segment is filled up.
+    """Keep the leading entries of every segment; segments that grow are filled up.
 
     New entries of weights (two axes or more) are drawn from a normal distribution with the tensor's
-    own mean and spread, since copies of channels would stay copies in training; vectors, such as
-    normalisation scales, repeat what they have. The memory format stays.
+    mean and standard deviation, since copied channels would stay copies in training; vectors, such
+    as normalisation scales, repeat their entries. The memory format stays the same.
     """
     original = tensor
     for dim, axis in enumerate(axes):
@@ -289,7 +289,7 @@ def resize(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
 
 
 def _laid_out(tensor: Tensor, original: Tensor) -> Tensor:
-    """A copy whose axes follow each other in memory as the original's (channels_last) do."""
+    """Copy a tensor into the memory format of the original (channels_last, for example)."""
     strides = original.stride()
     order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
     inverse = sorted(range(len(order)), key=order.__getitem__)
@@ -309,14 +309,14 @@ def _filling(tensor: Tensor, piece: Tensor, dim: int, count: int) -> Tensor:
 
 
 def fan_scale(axes: Sequence[Axis], kind: str) -> float:
-    """``sqrt(old / new)`` of the axes that a weight sums over."""
+    """Return ``sqrt(old / new)`` of the fan-in: the sizes of the axes that a weight sums over."""
     summed = (axes[i] for i in input_axes(kind) if i < len(axes))
     changed = [axis for axis in summed if not isinstance(axis, int)]
     return prod(((original_size(axis) / built_size(axis)) ** 0.5 for axis in changed), start=1.0)
 
 
 def reset(model: nn.Module) -> None:
-    """Call the modules' own initialisers, in their order; what is not trained stays as it is."""
+    """Call every module's ``reset_parameters``; frozen parameters and statistics are kept."""
     kept = {name: tensor.detach().clone() for name, tensor in _untrained_state(model).items()}
     for module in model.modules():
         initialiser = getattr(module, "reset_parameters", None)
@@ -329,9 +329,9 @@ def reset(model: nn.Module) -> None:
 
 
 def _untrained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that are not trained, and the buffers of modules that have no others.
+    """Return the frozen parameters, and the buffers of modules that have only such parameters.
 
-    A frozen batch norm is its statistics, too.
+    A frozen batch norm would not be the same with other running statistics.
     """
     fixed, parameters = untrained(model), parameters_of(model)
     trained = {owner_of(name) for name in parameters.keys() - fixed}

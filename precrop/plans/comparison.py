@@ -1,4 +1,4 @@
-"""Plans of one network side by side."""
+"""Comparison of several plans of one network."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanComparison:
-    """Plans of one network side by side, and what each is called."""
+    """Plans of one network side by side, with a name for each."""
 
     names: tuple[str, ...]
     plans: tuple[Plan, ...]
 
     def __str__(self) -> str:
-        """Layers in which the plans differ, and the totals."""
+        """Return the totals, and a table of the layers in which the plans differ."""
         parts = [self._totals(), "", self._layers()]
         same = len(self.plans[0].layers) - len(list(self._different()))
         if same:
@@ -34,7 +34,7 @@ class PlanComparison:
         return "\n".join(parts)
 
     def to_json(self) -> str:
-        """Totals and output channels as JSON."""
+        """Return the totals and output channels as JSON."""
         plans = {
             name: {
                 "params": plan.params,
@@ -49,7 +49,7 @@ class PlanComparison:
         return json.dumps({"original": original, "plans": plans})
 
     def to_frame(self) -> "DataFrame":
-        """One row per layer: the original output channels, and those of every plan by its name."""
+        """Return one row per layer: the original output channels, and each plan's by its name."""
         found = frame(self.plans[0])[["layer", "base_out"]]
         for name, plan in zip(self.names, self.plans, strict=True):
             found[name] = [layer.out_channels for layer in plan.layers]
@@ -79,14 +79,14 @@ class PlanComparison:
 
 
 def compare(*plans: Plan, names: Sequence[str] | None = None) -> PlanComparison:
-    """Set plans of one network side by side.
+    """Compare plans of one network side by side.
 
     Args:
         plans: two or more.
-        names: what they are called, one name per plan; by default A, B, C, …
+        names: a different name for each plan; by default A, B, C, …
 
     Raises:
-        PrecropError: there are fewer than two plans, other names than plans, or the plans are of
+        PrecropError: there are fewer than two plans, not one name for each, or the plans are of
             different networks.
     """
     if len(plans) < 2 or not all(isinstance(plan, Plan) for plan in plans):

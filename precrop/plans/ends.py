@@ -1,9 +1,9 @@
-"""A plan for the same network with other ends: other outputs, no head or another, other inputs.
+"""Adapts a plan to the network with other ends: other outputs, another head or none, other inputs.
 
-Where heads have other outputs alone (37 classes in place of 1000), parameters and MACs are
-recounted. Else the network is read anew, so that whatever reads or makes what the plan crops
-follows, and it is proved as in planning that the built network is the predicted one. What lies
-between the ends has the widths of the plan; what the plan does not know keeps its own.
+If only the heads' outputs differ (37 classes in place of 1000), parameters and MACs are recounted.
+Otherwise the network is read again, so that new layers follow the cropped widths next to them, and
+the built network is compared with the predicted one, as in planning. Layers between the ends get
+the plan's widths; those that the plan does not know keep their own.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 _COUNTS = ("base_weights", "weights", "base_macs", "macs")
-"""Of a layer, what is proportional to its outputs."""
+"""Fields of a head's `LayerPlan` that are proportional to its outputs."""
 
 
 def for_ends(plan: "Plan", model: nn.Module) -> "Plan":
-    """The plan for ``model``, another instance of the network that was planned.
+    """Return the plan for ``model``, another instance of the network that was planned.
 
-    It may have other outputs, no head or another one, and inputs of other channels. It is ``plan``
-    itself where nothing differs, or where something else does.
+    ``model`` may have other outputs, another head or none, and other input channels. If nothing
+    differs, or something else does, the result is ``plan`` itself.
 
     Raises:
         PlanError: the other ends need other widths than the plan's.
@@ -102,14 +102,14 @@ def _other_ends(reason: str) -> PlanError:
 
 
 def _is_head(layer: LayerPlan) -> bool:
-    """Whether a layer makes the network's output."""
+    """Whether a layer computes an output of the network, which has a fixed width."""
     return layer.group is None and layer.frozen is None
 
 
 def _differs_at_ends(plan: "Plan", shapes: Shapes, same: Collection[str]) -> bool:
-    """Whether a network differs in heads and in what its first layers read alone.
+    """Whether a network differs only in its heads and in the channels that its first layers read.
 
-    It may lack the last layers, too. Others stand in their place if nothing of that is left.
+    It may lack its last layers; others may replace them in a module of which nothing else is left.
     """
     places = [place for place, layer in enumerate(plan.layers) if layer.weight in same]
     last = plan.layers[: places[-1]] if places else plan.layers
@@ -130,24 +130,24 @@ def _differs_at_ends(plan: "Plan", shapes: Shapes, same: Collection[str]) -> boo
 
 
 def _left(same: Iterable[str], path: str) -> bool:
-    """Whether a module has any of these tensors; the network as a whole does."""
+    """Whether any of these tensors is in a module; always true of the network as a whole."""
     return not path or any(name.startswith(f"{path}.") for name in same)
 
 
 def _fed(plan: "Plan", layer: LayerPlan, shapes: Shapes) -> tuple[int, int] | None:
-    """The channels that a layer read and now reads, if nothing else differs and all are kept."""
+    """Return a layer's old and new input channels if only these differ and none was cropped."""
     axis, before, now = _other_size(plan, layer.weight, shapes[layer.weight]) or (-1, 0, 0)
     return (before, now) if axis in input_axes(layer.kind) and before == layer.base_in else None
 
 
 def _inputs(plan: "Plan", shapes: Shapes) -> Any:
-    """The network's inputs, with the channels that its first layers read; None if not known."""
+    """Return the input shape with the channels that the first layers now read; None if unknown."""
     inner = [one for one in plan.layers if one.weight in shapes and not _is_head(one)]
     fed = {pair for layer in inner if (pair := _fed(plan, layer, shapes)) is not None}
     if not fed:
         return plan.input_shape
     ((old, new), *others), sizes = fed, plan.input_shape
-    # Channels come first, as a rule.
+    # If several axes have this size, axis 0 must be one of them: channels usually come first.
     places = [place for place, size in enumerate(sizes) if size == old]
     if others or not places or (len(places) > 1 and places[0]):
         return None
@@ -155,7 +155,7 @@ def _inputs(plan: "Plan", shapes: Shapes) -> Any:
 
 
 def _reads_new(network: Network, new: Collection[str]) -> bool:
-    """Whether a layer that is planned reads what tensors make that are not."""
+    """Whether a planned layer's input depends on tensors that the plan does not know."""
     for forward in network.passes:
         names, memories = forward.trace.values.names, forward.trace.values.memories
         needed: set[int] = set()
@@ -169,7 +169,7 @@ def _reads_new(network: Network, new: Collection[str]) -> bool:
 
 
 def _sizes(network: Network, plan: "Plan", names: Iterable[str]) -> Sizes:
-    """The sizes with which these tensors are the plan's."""
+    """Return the sizes at which the tensors of these names have their planned shapes."""
     kept: dict[Tie, tuple[int, int]] = {}
     for name in names:
         axes = network.known.tensors.get(name, ())
@@ -184,7 +184,7 @@ def _sizes(network: Network, plan: "Plan", names: Iterable[str]) -> Sizes:
 
 
 def _shares(axis: Axis, planned: PlannedAxis) -> Iterator[tuple[Atom, Fraction]]:
-    """What the plan keeps of the atoms of an axis, but for products of several."""
+    """Yield the share that the plan keeps of each atom of an axis, except products of several."""
     row = [(planned, planned)] if isinstance(planned, int) else planned
     pieces = [(old, Fraction(new)) for old, new in reversed(row) if old]
     for segment in resolve(axis):
@@ -209,7 +209,7 @@ def _layers(plan: "Plan", network: Network, sizes: Sizes) -> Iterator[LayerPlan]
 
 
 def _params(network: Network, sizes: Sizes) -> tuple[int, int]:
-    """Parameters of the built network, and of the original."""
+    """Return the numbers of parameters of the built network and of the original."""
     left_out = tuple(f"{path}." for path in network.left_out)
     parameters = network.parameters.items()
     built = (
@@ -221,14 +221,14 @@ def _params(network: Network, sizes: Sizes) -> tuple[int, int]:
 
 
 def _macs(network: Network, sizes: Sizes) -> tuple[int, int]:
-    """Multiply-accumulates of the built network, and of the original."""
+    """Return the multiply-accumulates of the built network and of the original."""
     products = [*network.known.macs, *(one for layer in network.layers for one in layer.macs)]
     built, base = (sum(map(each.product, products)) for each in (sizes, Sizes({})))
     return built, base
 
 
 def for_built(plan: "Plan", small: nn.Module) -> "Plan":
-    """`recounted` for the network that ``small`` was built of: heads have the same outputs."""
+    """Return the plan `recounted` for the heads' outputs of ``small``, a network built from it."""
     shapes = dict(plan.shapes)
     for name, shape in tensor_shapes(small).items():
         old = plan.shapes.get(name, ())
@@ -240,17 +240,17 @@ def for_built(plan: "Plan", small: nn.Module) -> "Plan":
 
 
 def recounted(plan: "Plan", model: nn.Module, shapes: Shapes) -> "Plan":
-    """The plan with parameters and MACs recounted where a network's heads have other outputs.
+    """Return the plan with parameters and MACs recounted for heads with other outputs.
 
-    A head is a layer that makes the network's output, whose channels no plan changes. Every tensor
-    that differs must be a head's, and differ along its output alone. Limits that are shares, of
-    parameters and MACs, are those of the new totals; of other budgets nothing is known without
-    planning anew, and they are left out. It is ``plan`` itself where nothing differs, or where
-    something else does.
+    A head is a layer that computes an output of the network, whose channels no plan changes. Every
+    tensor that differs must belong to a head, and differ only along its output. Limits of
+    parameters and MACs that were given as shares are shares of the new totals. Other budgets are
+    left out, as they would have to be planned anew. If nothing differs, or something else does, the
+    result is ``plan`` itself.
 
     Args:
-        plan: made for the network with the outputs that it had.
-        model: the network, or one that was built of it: which tensors are parameters.
+        plan: made for the network with its previous outputs.
+        model: the network, or one built from it; it tells which tensors are parameters.
         shapes: of every tensor in the network's state_dict.
     """
     outputs = _outputs(plan, shapes)
@@ -292,7 +292,7 @@ def recounted(plan: "Plan", model: nn.Module, shapes: Shapes) -> "Plan":
 
 
 def with_totals(plan: "Plan", params: tuple[int, int], macs: tuple[int, int]) -> "Plan":
-    """A plan with other parameters and MACs, of the cropped network and of the original."""
+    """Return a plan with new parameters and MACs, each a pair ``(cropped, original)``."""
     totals = {"params": params, "macs": macs}
     return replace(
         plan,
@@ -305,7 +305,7 @@ def with_totals(plan: "Plan", params: tuple[int, int], macs: tuple[int, int]) ->
 
 
 def _outputs(plan: "Plan", shapes: Shapes) -> dict[str, int]:
-    """The heads that differ, and how many outputs each has; none if something else differs."""
+    """Return the new outputs of the heads that differ; empty if something else differs, too."""
     if shapes.keys() != plan.shapes.keys():
         return {}
     different = {name for name in shapes if shapes[name] != plan.shapes[name]}
@@ -326,7 +326,7 @@ def _outputs(plan: "Plan", shapes: Shapes) -> dict[str, int]:
 
 
 def _other_size(plan: "Plan", name: str, shape: Sequence[int]) -> tuple[int, int, int] | None:
-    """The axis along which alone a tensor differs, its old and its new size, if it is kept."""
+    """Return the only axis that differs, with its old and new size, if the plan doesn't crop it."""
     old = plan.shapes[name]
     axes = [axis for axis, pair in enumerate(zip(old, shape, strict=False)) if len({*pair}) > 1]
     if len(old) != len(shape) or len(axes) != 1:
@@ -341,7 +341,7 @@ def _entries(axes: Sequence[PlannedAxis]) -> int:
 
 
 def _budget(name: str, budget: "BudgetPlan", used: int, base: int) -> "BudgetPlan":
-    """A budget of the new totals. A limit moves where it was a share of the old ones."""
+    """Return a budget with new totals; a limit that was a share of the old one is recomputed."""
     share = parse_budget(name, budget.asked, budget.base) != parse_budget(name, budget.asked, base)
     limit = parse_budget(name, budget.asked, base) if share else budget.limit
     return replace(budget, limit=limit, used=used, base=base)

@@ -1,4 +1,4 @@
-"""A plan as text: JSON of dataclasses, with a digest, read back without running any code."""
+"""Plans as text: dataclasses as JSON with a digest, read back without running any code."""
 
 import dataclasses
 import hashlib
@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 def to_text(value: Any, schema: int) -> str:
-    """A dataclass as JSON, one line per entry: the same value gives the same text.
+    """Return a dataclass as JSON, one line per entry; equal values give equal text.
 
     Raises:
-        PlanError: the value holds what JSON cannot.
+        PlanError: the value holds something that JSON cannot store.
     """
     content = {"schema": schema, **_encode(value)}
     return _layout({"digest": digest(content), **content})
 
 
 def from_text(text: str, kind: type[T], schema: int) -> T:
-    """Read what `to_text` wrote. Runs no code of the file's.
+    """Read what `to_text` wrote, without running any code from it.
 
     Raises:
         PlanError: the text is truncated, altered, or of another schema version.
@@ -48,7 +48,7 @@ def from_text(text: str, kind: type[T], schema: int) -> T:
 
 
 def _encode(value: Any) -> Any:
-    """``value`` in JSON's types. An array is a tuple; a list is marked, so that both return."""
+    """Return a value in JSON's types: tuples as arrays, and lists marked to tell them apart."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if dataclasses.is_dataclass(value):
@@ -66,12 +66,12 @@ def _encode(value: Any) -> Any:
 
 
 def _is_optional(field: "dataclasses.Field[Any]") -> bool:
-    """Whether a file may lack a field, as files do that are older than the field."""
+    """Whether a file may lack a field, because the file may be older than the field."""
     return field.default_factory is not dataclasses.MISSING or field.default == ()
 
 
 def _free(value: Any) -> Any:
-    """The inverse of `_encode` for a value of any type."""
+    """Decode a value of any type: the inverse of `_encode`."""
     if isinstance(value, list):
         return tuple(_free(item) for item in value)
     if isinstance(value, dict):
@@ -82,7 +82,7 @@ def _free(value: Any) -> Any:
 
 
 def _decode(value: Any, hint: Any, where: str) -> Any:
-    """The inverse of `_encode` for a value of type ``hint``; anything else is a `PlanError`."""
+    """Decode a value of type ``hint``, the inverse of `_encode`; raise `PlanError` for others."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return _free(value)
@@ -113,7 +113,7 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the content, whatever its spacing and the order of its keys."""
+    """Return the SHA-256 of the content, independent of spacing and of the order of keys."""
     return hashlib.sha256(_dump(content).encode()).hexdigest()
 
 
@@ -125,7 +125,7 @@ def _dump(value: Any) -> str:
 
 
 def _layout(content: Mapping[str, Any]) -> str:
-    """JSON with one line per layer, tensor and attribute, for readers and for diffs."""
+    """Return JSON with one line per layer, tensor and attribute, which is easy to read and diff."""
     fields = []
     for name, value in content.items():
         if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):

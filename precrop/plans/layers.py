@@ -1,4 +1,4 @@
-"""What a plan says of one layer."""
+"""The part of a plan about one layer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,11 @@ from precrop.read.network import Network, Sizes
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Widths of one layer before and after.
+    """Widths and costs of one layer, in the original (``base_…``) and in the cropped network.
 
-    ``weight`` names its parameter; ``group`` the independent width of its output, None if fixed;
-    ``target`` is the density that was asked of it, None if none was. ``added`` are parameters of
-    which something is added to the weight in forward: a low-rank update, for example.
+    ``weight`` names its parameter, ``group`` the independent width of its output (None if fixed).
+    ``target`` is the density that was asked for, or None. ``added`` names the parameters from which
+    forward computes something that it adds to the weight, such as a low-rank update.
     """
 
     name: str
@@ -40,12 +40,12 @@ class LayerPlan:
 
     @property
     def kept(self) -> float:
-        """Share of the output channels that remain; of none, all."""
+        """Share of the output channels that remain; 1 if the layer has none."""
         return self.out_channels / self.base_out if self.base_out else 1.0
 
 
 def layer_plan(network: Network, layer: LayerReading, sizes: Sizes, **told: Any) -> LayerPlan:
-    """What a plan says of a layer as it was read, with its ``group``, ``frozen`` and ``target``."""
+    """Return the plan of a layer that was read; ``told`` is its group, frozen and target."""
     weights = Product(1, [*network.known.tensors[layer.weight]])
     whole = Sizes({})
     return LayerPlan(

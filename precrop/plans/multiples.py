@@ -1,4 +1,4 @@
-"""Which layers do not have a multiple of the divisor, and why."""
+"""Finds the layers whose widths are not a multiple of the divisor, and why."""
 
 from precrop.solve.choices import Choices, has_choice
 from precrop.solve.structure import Integers, Layer, Structure
@@ -10,17 +10,17 @@ REASONS = {
     "whole": "as wide as in the original",
     "parts": "the sum of several widths",
 }
-"""The reasons by the names that plans store, in words.
+"""The reasons in words, by the names that plans store.
 
-Tied are widths that are wide enough but come in portions, of the groups of a convolution or of a
-reshape.
+``tied`` are widths that are wide enough but change only in larger steps, because of a grouped
+convolution or a reshape.
 """
 
 
 def uneven_layers(structure: Structure, choices: Choices, units: Integers) -> list[Layer]:
-    """Layers whose channels are neither a multiple of the divisor nor as in the original.
+    """Return the layers whose width is neither a multiple of the divisor nor the original one.
 
-    Each group is one of the two, but a layer that several of them make may have some of either.
+    The width of each group is one of the two, but a layer with several groups may mix both.
     """
     found = []
     for layer in structure.layers if choices.divisor > 1 else ():
@@ -32,7 +32,7 @@ def uneven_layers(structure: Structure, choices: Choices, units: Integers) -> li
 
 
 def no_multiples(structure: Structure, choices: Choices, units: Integers) -> dict[str, list[str]]:
-    """Per reason the layers whose output channels are not a multiple of the divisor."""
+    """Return by reason the layers whose output channels are not a multiple of the divisor."""
     found: dict[str, list[str]] = {}
     for layer in structure.layers:
         width = layer.width(units.tolist())

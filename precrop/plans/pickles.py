@@ -1,7 +1,7 @@
-"""What a file of ``torch.save`` asks for, before it is read: no more than it is large.
+"""Checks before a ``torch.save`` file is loaded that it does not expand far beyond its size.
 
-An archive of a megabyte may stand for a gigabyte of zeros, and a pickle of a kilobyte for tuples of
-tuples that nobody has the time to hash. PyTorch writes neither.
+An archive of a megabyte may expand to a gigabyte of zeros, and a pickle of a kilobyte to nested
+tuples that take forever to hash. PyTorch writes neither.
 """
 
 import io
@@ -15,23 +15,23 @@ from precrop.errors import PrecropError
 
 _ZIP = b"PK\x03\x04"
 _PICKLES = 5
-"""In a row at the head of the older format: three that say what it is, the content, the keys."""
+"""Pickles at the head of the older format: three that identify it, the content, storage keys."""
 _PROTOCOLS = (2, 3)
-"""Those that PyTorch reads with ``weights_only=True``; it writes the first by default."""
+"""Pickle protocols that ``weights_only=True`` reads; ``torch.save`` uses the first by default."""
 _DEEPEST = 200
 _MOST, _PER_BYTE = 1 << 20, 16
-"""Values that may be written once and meant again, and how many more a byte of the file."""
+"""Most values that the memo may repeat in any file, and how many more for each of its bytes."""
 _LINE = 16
-"""Characters of a text that count as a value."""
+"""Characters of a string that count as one value."""
 _GETS = ("GET", "BINGET", "LONG_BINGET")
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _FILL = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
-"""Opcodes that change the lowest value that they take, and leave it."""
+"""Opcodes that fill the lowest stack value that they take, and leave it on the stack."""
 
 
 @dataclass
 class _Value:
-    """How many values lie within one, itself counted, and how deep."""
+    """Number of values in a value, itself included, and the depth of their nesting."""
 
     size: int
     depth: int = 0
@@ -41,11 +41,11 @@ def check_modest(file: IO[bytes]) -> None:
     """Refuse a file that asks for much more memory or time than others of its size.
 
     Args:
-        file: opened at its beginning; it is left somewhere else.
+        file: a seekable file; its position changes.
 
     Raises:
-        PrecropError: it does; the message says what it has, without the file's name.
-        Exception: it is broken; of whatever type.
+        PrecropError: it does; the message says why, without the file's name.
+        Exception: the file is broken; any type of error.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -59,7 +59,7 @@ def check_modest(file: IO[bytes]) -> None:
 
 
 def _archived_pickle(file: IO[bytes], size: int) -> bytes:
-    """The pickle of an archive whose entries are as large as they say."""
+    """Return the pickle of an archive, whose entries must not be compressed."""
     _check_directory(file, size)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
@@ -76,13 +76,13 @@ def _archived_pickle(file: IO[bytes], size: int) -> bytes:
 
 
 def _check_directory(file: IO[bytes], size: int) -> None:
-    """Refuse an archive of which Python and PyTorch may read different tables of contents."""
+    """Refuse an archive in which Python and PyTorch may find different tables of contents."""
     tail = min(size, 98)
     file.seek(size - tail)
     raw = file.read(tail).rjust(98, b"\0")
     length, start = struct.unpack_from("<2L", raw, 76 + 12)
     end = size - 22
-    if raw[56:60] == b"PK\x06\x07":  # of an archive that may have more than 4 GB
+    if raw[56:60] == b"PK\x06\x07":  # ZIP64, for archives of more than 4 GB
         end = size - 98
         length, start = struct.unpack_from("<2Q", raw, 40)
         if raw[:4] != b"PK\x06\x06" or struct.unpack_from("<Q", raw, 56 + 8) != (end,):
@@ -92,7 +92,7 @@ def _check_directory(file: IO[bytes], size: int) -> None:
 
 
 def _weigh(file: IO[bytes]) -> None:
-    """Go through one pickle's opcodes as the unpickler does, with values' sizes in their place."""
+    """Follow one pickle's opcodes like the unpickler, but with sizes in place of the values."""
     stack: list[_Value | None] = []  # None is a mark
     memo: dict[int, _Value] = {}
     again = 0
@@ -118,7 +118,7 @@ def _weigh(file: IO[bytes]) -> None:
 
 
 def _apply(opcode: pickletools.OpcodeInfo, argument: object, stack: list[_Value | None]) -> None:
-    """Put in the place of the values that an opcode takes what it makes of them."""
+    """Replace the values that an opcode takes from the stack by its result."""
     count, taken = len(opcode.stack_before), list[_Value]()
     if pickletools.markobject in opcode.stack_before:
         count = opcode.stack_before.index(pickletools.markobject)

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 _LARGEST_INPUT = 2**30
-"""Elements of an input that a file may describe."""
+"""Most elements of an input that a plan file may describe."""
 
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """One budget: what was asked, the limit in units, what the plan uses, what the original uses.
+    """One budget: what was asked, the limit, and what the plan and the original use, in units.
 
     Units are parameters, multiply-accumulates, bytes of memory and femtoseconds of latency.
-    ``multiplier`` is the growth of the objective per one per cent more of this budget.
+    ``multiplier`` is how much the objective would grow with one per cent more of this budget.
     """
 
     asked: float | int | str
@@ -55,8 +55,8 @@ class Plan:
         network: class of the original, ``module:qualname``.
         source: how the CLI names the model, or None.
         input_shape: shape of one input without the batch, as given to `precrop.plan`.
-        budgets: per cost name (``params``, ``macs``, ``latency``, ``memory``) what was asked and
-            met.
+        budgets: by cost (``params``, ``macs``, ``latency``, ``memory``, your own), what was asked
+            and what is used.
         params, macs, base_params, base_macs: exact totals, batch 1.
         layers: widths before and after, in the order of execution.
         frozen: what unexpectedly keeps its full width, and why: ``{name: reason}``.
@@ -64,12 +64,12 @@ class Plan:
         shapes: shape of every tensor in the original state_dict: the network's fingerprint.
         tensors: for every tensor that changes, its axes; an axis is a size or its
             ``(old, new)`` segments.
-        streams: ends of layers at residual streams that have widths of their own.
+        streams: inputs and outputs of layers at residual streams that have widths of their own.
         attributes: ``(module path, attribute path, value)`` to set in the built network.
         solver: status, iterations, objective of the continuous program and of the plan.
         versions: of precrop and torch.
-        seconds: time that the plan took.
-        followers: modules that no pass called, and which one's widths they have.
+        seconds: time that planning took.
+        followers: modules that no pass called, each with the module whose widths it follows.
         left_out: modules that no pass called and that the built network does not have.
     """
 
@@ -95,13 +95,13 @@ class Plan:
     left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Shapes and axes become tuples all through, so that a plan equals itself read back."""
+        """Convert shapes and axes to nested tuples, so that a plan equals itself when read back."""
         for name in ("input_shape", "shapes", "tensors"):
             object.__setattr__(self, name, _tuples(getattr(self, name)))
 
     @property
     def totals(self) -> dict[str, tuple[int, int]]:
-        """Parameters and MACs by these words, each of the original and of the cropped network."""
+        """``(original, cropped)`` counts by the words ``parameters`` and ``MACs``."""
         return {"parameters": (self.base_params, self.params), "MACs": (self.base_macs, self.macs)}
 
     @property
@@ -111,7 +111,7 @@ class Plan:
 
     @property
     def densities(self) -> dict[str, float]:
-        """``{layer name: density}``: the share of each layer's weights that the widths leave."""
+        """``{layer name: density}``: the share of each layer's weights that remains."""
         return {layer.name: layer.density for layer in self.layers}
 
     @property
@@ -130,11 +130,11 @@ class Plan:
         return self.summary()
 
     def summary(self) -> str:
-        """A screenful of text: widths by stage, totals, what is frozen and why."""
+        """Return a screenful of text: widths by stage, totals, what is frozen and why."""
         return views.summary(self)
 
     def to_frame(self) -> "DataFrame":
-        """One row per layer, as a pandas frame; `precrop.plans.views.frame` lists the columns.
+        """Return a pandas frame, a row per layer; `precrop.plans.views.frame` lists the columns.
 
         Raises:
             PrecropError: pandas is not installed.
@@ -142,7 +142,7 @@ class Plan:
         return views.frame(self)
 
     def plot(self, title: str | None = None) -> "Figure":
-        """Widths before and after over depth, as a matplotlib figure; a notebook shows it.
+        """Draw old and new widths over depth; return a matplotlib figure, which notebooks show.
 
         Args:
             title: first words of the heading; the name of the network by default.
@@ -153,33 +153,33 @@ class Plan:
         return picture.figure(self, title)
 
     def build(self, model: nn.Module, init: Init = "slice") -> nn.Module:
-        """Build the cropped network; ``model`` stays as it was.
+        """Build the cropped network; ``model`` is not changed.
 
         Args:
             model: an instance of the network that the plan was made for. It may have another
-                number of outputs, other classes, no head or another, and inputs of other channels;
-                `for_outputs` counts what is built then.
+                number of outputs or classes, another head or none, and other input channels;
+                `for_outputs` gives the plan with the counts of what is built then.
             init: ``slice`` keeps the leading channels of every segment of a weight and rescales it
                 by ``sqrt(old fan-in / new fan-in)``, so that activations keep their variance;
-                ``reset`` then calls every module's own ``reset_parameters``. Neither touches
-                parameters that do not require gradients beside others that do. For trained networks
-                ``l1``, ``l2`` and ``bn`` keep the channels with the largest norms as they are: L1
-                or L2 of the filters that make them, or the magnitude of the batch norms' scales
+                ``reset`` then calls every module's own ``reset_parameters``. Frozen parameters,
+                where others require gradients, are only sliced. For trained networks, ``l1``,
+                ``l2`` and ``bn`` keep the channels with the largest norms, without rescaling: L1
+                or L2 of the filters that compute them, or the magnitude of their batch norm scales
                 (docs/trained-weights.md). A `SlicedChannelsWarning` names the widths whose channels
-                have no identity that can be proved; those keep their leading ones, as they are.
+                cannot be matched between layers; those keep their leading ones, not rescaled.
 
         Raises:
-            PlanError: ``model`` is another network; the message names the first layers that differ.
+            PlanError: ``model`` is another network; the message names the first tensors to differ.
         """
         return building.build(self, model, init)
 
     def for_outputs(self, model: nn.Module) -> "Plan":
-        """The plan for ``model``, which has other ends: other classes, no head or another one.
+        """Return the plan for ``model``, which has other ends: other classes, another head or none.
 
-        What its first layers read may have other channels. Layers that the plan does not know keep
-        their outputs. Parameters, MACs and their budgets are recounted; ``options["outputs"]`` or
-        ``options["ends"]`` says what changed.
-        Budgets of latency, of memory and of one's own are left out: they need a plan made anew.
+        Its first layers may also read other numbers of channels. Layers that the plan does not know
+        keep their outputs. Parameters, MACs and their budgets are recounted;
+        ``options["outputs"]`` or ``options["ends"]`` says what changed.
+        Budgets of latency, memory and costs of your own are left out: these need a new plan.
 
         Raises:
             PlanError: ``model`` differs in more than that; the message names the first tensors.
@@ -189,18 +189,18 @@ class Plan:
         return plan
 
     def to_json(self) -> str:
-        """The plan as text: the same plan gives the same text.
+        """Return the plan as JSON; equal plans give equal text.
 
-        A digest of the content is part of it, so that an altered file is refused.
+        It includes a digest of the content, so that an altered file is refused.
 
         Raises:
-            PlanError: the plan holds a value that JSON cannot.
+            PlanError: the plan holds a value that JSON cannot store.
         """
         return to_text(self, SCHEMA)
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Read what `to_json` wrote. Runs no code of the file's.
+        """Read what `to_json` wrote, without running any code from it.
 
         Raises:
             PlanError: the text is truncated, altered, or of another schema version.
@@ -219,7 +219,7 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
-        """Read a plan that `save` wrote. Runs no code of the file's.
+        """Read a plan that `save` wrote, without running any code from it.
 
         Raises:
             PlanError: the file is missing, truncated, altered, or of another schema version.
@@ -240,7 +240,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _check(plan: Plan) -> None:
-    """Refuse sizes and costs that are impossible, and what cannot be shown."""
+    """Refuse a plan with impossible sizes or costs, or with notes that cannot be displayed."""
     if not _is_shape(plan.input_shape):
         raise PlanError(f"input_shape of this plan is broken: {brief(plan.input_shape)}")
     for name, axes in plan.tensors.items():
@@ -272,7 +272,7 @@ def _check(plan: Plan) -> None:
 
 
 def _check_counts(plan: Plan) -> None:
-    """Refuse numbers of parameters and MACs that contradict each other."""
+    """Refuse totals and budgets that are impossible or contradict each other or the layers."""
     if any(new < 0 or old < min(new, 1) for old, new in plan.totals.values()):
         raise PlanError("params or macs of this plan are broken: they make no sense")
     macs = sum(layer.base_macs for layer in plan.layers), sum(layer.macs for layer in plan.layers)
@@ -287,7 +287,7 @@ def _check_counts(plan: Plan) -> None:
 
 
 def _is_shape(value: Any) -> bool:
-    """Whether an input of this description takes a reasonable amount of memory."""
+    """Whether an input with this description takes a reasonable amount of memory."""
     if isinstance(value, Mapping):
         return all(_is_shape(item) for name, item in value.items() if name != "values")
     if isinstance(value, (list, tuple)):

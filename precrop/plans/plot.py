@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from precrop.plans.plan import Plan
 
 _LABELS = 90
-"""Layers that are named below the picture: all, or every other, third, …"""
+"""Most layers that are named below the picture; of more, every second, third, … one is."""
 _ROOM, _LARGEST = 430.0, 7.5
-"""Points along the axis that all names share, and the largest font size."""
+"""Length of the axis in points, which the names share, and the largest font size."""
 OLD = "#cfd8dc"
-"""The color of widths before."""
+"""The color of the original widths."""
 
 
 def plot(plan: "Plan", path: str | Path, title: str | None = None) -> None:
@@ -38,7 +38,7 @@ def plot(plan: "Plan", path: str | Path, title: str | None = None) -> None:
 
 
 def figure(plan: "Plan", title: str | None = None) -> "Figure":
-    """What `plot` writes."""
+    """Return the figure that `plot` writes."""
     made = new_figure(9, 5)
     widths, shares = made.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
     _draw(widths, shares, plan)
@@ -51,7 +51,7 @@ def figure(plan: "Plan", title: str | None = None) -> "Figure":
 
 
 def _draw(widths: "Axes", shares: "Axes", plan: "Plan") -> None:
-    """Output channels of every layer, before behind after, and the per cent of them it keeps."""
+    """Draw every layer's output channels, the old behind the new, and the percentage it keeps."""
     before = [layer.base_out for layer in plan.layers]
     widths.bar(range(1, len(before) + 1), before, 0.84, color=OLD, label="before")
     changes: dict[tuple[str, str], dict[int, LayerPlan]] = {}
@@ -76,7 +76,7 @@ def _draw(widths: "Axes", shares: "Axes", plan: "Plan") -> None:
 
 
 def change_of(layer: LayerPlan) -> tuple[str, str]:
-    """What becomes of a layer's width, in a word or two, and the color for it."""
+    """Return a label for what becomes of a layer's width, and the label's color."""
     if layer.group is None:
         return "fixed", "#8a8f94"
     if layer.out_channels > layer.base_out:

@@ -1,8 +1,8 @@
-"""Weights in whatever file a user has: safetensors, or what ``torch.save`` wrote of a state_dict.
+"""Reads a user's weights: safetensors, or a state_dict that ``torch.save`` wrote.
 
-A file of ``torch.save`` is a pickle, which may run code when it is read. It is read by PyTorch's
-unpickler for weights alone (``weights_only=True``), which makes tensors and plain values, calls
-nothing else. Other objects in it (a checkpoint's arguments, numbers of NumPy's) are left out.
+A ``torch.save`` file is a pickle, which may run code when it is loaded. PyTorch's restricted
+unpickler (``weights_only=True``) reads it; that makes only tensors and plain values, and calls
+nothing else. Other objects in it (a checkpoint's arguments, NumPy numbers) are left out.
 """
 
 import warnings
@@ -24,13 +24,13 @@ _NESTED = (
     *("state_dict", "model", "model_state_dict", "model_state", "network", "net", "weights"),
     *("params", "state_dict_ema", "model_ema"),
 )
-"""Where training scripts put a state_dict among other things, the usual place first."""
+"""Keys under which training scripts save a state_dict among other things, the usual one first."""
 _COUNT = "num_batches_tracked"
-"""What batch norms had not before PyTorch 0.4.1, and do without unless their momentum is None."""
+"""Batch norms before PyTorch 0.4.1 lack this buffer; it is only used if their momentum is None."""
 _MOST_PREFIXES = 16
 _MOST_LEFT_OUT = 64
-"""Kinds of objects in a file; a whole network has more, and is refused either way."""
-_LOADING = process_lock()  # filters of warnings and what may be made belong to all threads
+"""Most types of objects that are left out; a whole network has more, and is refused anyway."""
+_LOADING = process_lock()  # warning filters and the safe globals are shared by all threads
 _HOW = "save the network's state_dict alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -44,12 +44,12 @@ def load_state(model: nn.Module, path: Path) -> None:
 
 
 def read_state(path: Path) -> StateDict:
-    """The tensors of a state_dict by name, of safetensors or of ``torch.save``. Runs no code.
+    """Read a state_dict from a safetensors or ``torch.save`` file, without running any code.
 
-    A state_dict within a dict, under ``state_dict`` or ``model`` for one, is found there.
+    A state_dict nested in a dict (under ``state_dict`` or ``model``, for example) is found, too.
 
     Raises:
-        PrecropError: the file is missing, broken or not a state_dict; then it says what to do.
+        PrecropError: the file is missing, broken or not a state_dict; the message says what to do.
     """
     with errors_as(f"cannot read {path}", OSError), open_plain(path) as file:
         head = file.read(9)
@@ -58,14 +58,14 @@ def read_state(path: Path) -> StateDict:
 
 
 def renamed(state: Mapping[str, Tensor], model: nn.Module) -> StateDict:
-    """The tensors under the network's names, if theirs have a prefix in common.
+    """Return the tensors under the network's names, without a prefix that they have in common.
 
-    DDP, `torch.compile` or a LightningModule put ``module.`` and the like before the names. What
-    then lies beside the network (a loss's weights, an average's count) is left out; counts of
-    batches that a batch norm lacks are the network's own.
+    DDP, `torch.compile` or a LightningModule put ``module.`` and the like before the names. Tensors
+    without the prefix (a loss's weights, an average's count) are left out. The batch counts that
+    old batch norms lack are taken from the network.
 
     Raises:
-        PrecropError: two networks or more have these names, each with another prefix.
+        PrecropError: the file holds several such networks, each under another prefix.
     """
     own = model.state_dict()
     counts = {name: value for name, value in own.items() if name.endswith(_COUNT)}
@@ -86,7 +86,7 @@ def renamed(state: Mapping[str, Tensor], model: nn.Module) -> StateDict:
     versions: Mapping[str, Any] = getattr(state, "_metadata", {})
     return StateDict(
         counts | below.get(prefix, dict(state)),
-        # A module's name is that of its tensors up to their last dot.
+        # Versions are stored by module: the name of a tensor up to its last dot.
         {
             f"{name}.".removeprefix(prefix)[:-1]: version
             for name, version in versions.items()
@@ -96,7 +96,7 @@ def renamed(state: Mapping[str, Tensor], model: nn.Module) -> StateDict:
 
 
 class _LeftOut:
-    """Stands for an object that is neither a tensor nor a plain value: it is never made."""
+    """Stand-in for an object that is neither a tensor nor a plain value, which is never made."""
 
     def __new__(cls, *_: object) -> Self:
         return super().__new__(cls)
@@ -108,7 +108,7 @@ class _LeftOut:
 def _unpickled(path: Path) -> Any:
     try:
         with _LOADING, warnings.catch_warnings(), open_plain(path) as file:
-            warnings.simplefilter("ignore")  # about the age of a file's format
+            warnings.simplefilter("ignore")  # such as those about an old file format
             check_modest(file)
             file.seek(0)
             with torch.serialization.safe_globals(_left_out(file)):
@@ -120,12 +120,12 @@ def _unpickled(path: Path) -> Any:
             f"{path} is not a plain state_dict: it holds code or objects, and only tensors "
             f"are unpickled; {_HOW}"
         ) from error
-    except Exception as error:  # whatever a broken file makes PyTorch raise
+    except Exception as error:  # a broken file may make PyTorch raise anything
         raise PrecropError(f"{path} is broken: torch.load cannot read it") from error
 
 
 def _left_out(file: IO[bytes]) -> list[Any]:
-    """What stands for the objects that an archive names; the older format is read without any."""
+    """Return stand-ins for the other objects that an archive names; none for the older format."""
     archived = file.read(2) == b"PK"
     file.seek(0)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(file) if archived else []
@@ -134,8 +134,8 @@ def _left_out(file: IO[bytes]) -> list[Any]:
 
 
 def _plain(content: Any, path: Path) -> StateDict:
-    """A state_dict, or the one inside a checkpoint's dict."""
-    for _ in range(len(_NESTED)):  # one may lie in another; a dict may hold itself
+    """Return a file's content as a state_dict, or the state_dict in a checkpoint's dict."""
+    for _ in range(len(_NESTED)):  # dicts may be nested, and one may even contain itself
         inner = _entries(content)
         key = next((key for key in _NESTED if isinstance(inner.get(key), dict)), None)
         if key is None:
@@ -147,7 +147,7 @@ def _plain(content: Any, path: Path) -> StateDict:
     for name, value in _entries(content).items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             where = f"{name!r} is {_kind(value)}, no tensor"
-            if not isinstance(name, str):  # of which a tuple of tuples could be endless to write
+            if not isinstance(name, str):  # not shown: nested tuples may take forever to print
                 where = f"a name is {_kind(name)}, no text"
             raise PrecropError(f"{path} is not a plain state_dict: {where}; {_HOW}")
         tensors[name] = tensor = Tensor.detach(value)
@@ -159,16 +159,16 @@ def _plain(content: Any, path: Path) -> StateDict:
 
 
 def _entries(value: object) -> dict[Any, Any]:
-    """What a dict holds; none of anything else.
+    """Return a copy of a dict; an empty one for any other value.
 
-    Nothing is asked of it by name, here and of tensors: a file may give attributes to what it
-    holds, which hide its methods.
+    Here and for tensors, methods are called through the class: a file may set attributes on its
+    objects that hide their methods.
     """
     return dict(dict.items(value)) if isinstance(value, dict) else {}
 
 
 def _versions(state: object) -> dict[str, dict[str, int]]:
-    """What a state_dict says of its modules' versions; whatever else it may say is left out."""
+    """Return the module versions in a state_dict's metadata, and nothing else that it holds."""
     said = _entries(getattr(state, "_metadata", None))
     versions = {name: _entries(about).get("version") for name, about in said.items()}
     return {
@@ -179,6 +179,6 @@ def _versions(state: object) -> dict[str, dict[str, int]]:
 
 
 def _kind(value: object) -> str:
-    """What a value is, in a word or two."""
+    """Describe the type of a value in a few words."""
     kind = type(value).__name__
     return "an object (a whole network?)" if kind == _LeftOut.__name__ else f"a {kind}"

@@ -1,4 +1,4 @@
-"""A plan as a table for the terminal; Rich is imported where it is drawn (`precrop.plans.text`)."""
+"""Plans as tables for the terminal; Rich is imported only when drawing (`precrop.plans.text`)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ _BAR = 32
 _COLUMNS = 110  # where the output is not a terminal
 _NAMES_SHOWN = 4
 _CLOSE = 0.1
-"""Widths no further apart count as close to uniform ones."""
+"""Largest distance from uniform width that counts as close to it."""
 _PRECISE = 1e-6
-"""Precision of the solver: smaller multipliers count as zero."""
+"""Precision of the solver; smaller multipliers count as zero."""
 _COSTS = {"params": "parameters", "macs": "MACs", "memory": "activations"}
 
 
 def network_name(plan: "Plan") -> str:
-    """How the network is named on a command line, else its class."""
+    """Return the network's name on the command line, or else its class."""
     return plan.source.name if plan.source else plan.network.rpartition(":")[2]
 
 
 def show(plan: "Plan", console: "Console | None" = None) -> None:
-    """Print the widths layer by layer, the totals, what was frozen and why, and the seconds."""
+    """Print the widths layer by layer, the totals, the notes and how long planning took."""
     console = wide_console(_COLUMNS, console)
     console.print(layer_table(plan))
     console.print()
@@ -46,7 +46,7 @@ def show(plan: "Plan", console: "Console | None" = None) -> None:
 
 
 def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
-    """What one should know of a plan beside its widths, a sentence a line; ``brief``: the most."""
+    """Yield notes on a plan besides its widths, one per line; only the main ones if ``brief``."""
     yield from latency_lines(plan)
     yield from frozen_lines(plan)
     yield from outputs_lines(plan)
@@ -79,17 +79,17 @@ def notes(plan: "Plan", *, brief: bool = False) -> Iterator[str]:
 
 
 def layer_table(plan: "Plan") -> "Table":
-    """One row per layer; of a name only what differs from the row above is written out.
+    """Return a table with one row per layer; names leave out parts that the row above has, too.
 
-    A bar is as long as the square root of the original width, so that narrow layers stay visible;
-    its solid part is the share that is kept. What is wider than before stands out beyond it, up to
-    the square root of the new width.
-    Where densities were asked for, the last column repeats them beside what the weights came to.
+    A bar's length follows the square root of the original width, so that narrow layers stay
+    visible; its solid part is the share that is kept. For a layer that becomes wider it is extended
+    to the square root of the new width.
+    If densities were asked for, the last column shows them next to the resulting ones.
     """
     aimed = any(layer.target is not None for layer in plan.layers)
     headings = ["layer", "inputs", "outputs", "width", "kept", "weights", *["target"] * aimed]
     table = bare_table(*headings, words=("width",))
-    table.columns[headings.index("width")].no_wrap = False  # bars give room to numbers
+    table.columns[headings.index("width")].no_wrap = False  # so that bars shrink and numbers don't
     widest = max((max(layer.base_out, layer.out_channels) for layer in plan.layers), default=1)
     above: list[str] = []
     for layer in plan.layers:
@@ -109,9 +109,9 @@ def layer_table(plan: "Plan") -> "Table":
 
 
 def total_table(plan: "Plan") -> "Table":
-    """Parameters and MACs before and after, against their budgets.
+    """Return a table of the costs before and after, and of their budgets.
 
-    The last column is what one more per cent of a budget would add to the objective.
+    The last column is what one per cent more of a budget would add to the objective.
     """
     table = bare_table("total", "before", "after", "share", "budget", "used", "worth of +1%")
     totals = {"params": (plan.base_params, plan.params), "macs": (plan.base_macs, plan.macs)}
@@ -128,7 +128,7 @@ def total_table(plan: "Plan") -> "Table":
 
 
 def frozen_lines(plan: "Plan") -> Iterator[str]:
-    """The layers that unexpectedly keep their full width, one line per reason."""
+    """Yield the layers that unexpectedly keep their full width, one line per reason."""
     reasons: dict[str, list[str]] = {}
     for name, reason in plan.frozen.items():
         if name != TRAIN_MODE:
@@ -142,7 +142,7 @@ def frozen_lines(plan: "Plan") -> Iterator[str]:
 
 
 def uniform_lines(plan: "Plan") -> Iterator[str]:
-    """How far the plan is from uniform width at its budgets, and what that lets one expect."""
+    """Yield how far the plan is from uniform width at its budgets, and what to expect from that."""
     found = plan.solver.get("uniform")
     if found:
         place = "close to it: expect the same accuracy."
@@ -159,7 +159,7 @@ def uniform_lines(plan: "Plan") -> Iterator[str]:
 
 
 def multiples_lines(plan: "Plan") -> Iterator[str]:
-    """How many layers have multiples of the divisor, and which have none and why."""
+    """Yield how many widths are multiples of the divisor, and which ones are not and why."""
     divisor = plan.options.get("divisor")
     if type(divisor) is not int or divisor < 2:
         return
@@ -169,7 +169,7 @@ def multiples_lines(plan: "Plan") -> Iterator[str]:
     others = "" if auto else " and those of the original in others"
     yield f"Widths are multiples of {divisor} in {even} of {len(plan.layers)} layers{others}."
     reasons = plan.solver.get("no_multiples")
-    if not isinstance(reasons, Mapping):  # plans of old told only these
+    if not isinstance(reasons, Mapping):  # older plans store only this reason
         reasons = {"parts": plan.solver.get("uneven")}
     for reason, words in REASONS.items():
         told = {*(reasons.get(reason) or ())}
@@ -179,7 +179,7 @@ def multiples_lines(plan: "Plan") -> Iterator[str]:
 
 
 def outputs_lines(plan: "Plan") -> Iterator[str]:
-    """That the plan was made for other outputs, or for other layers at the network's ends."""
+    """Yield the outputs or the layers at the network's ends that differ from the planned ones."""
     changed, ends = (plan.options.get(name, {}) for name in ("outputs", "ends"))
     other = [f"{name} has {new} in place of {old}" for name, (old, new) in changed.items()]
     if other:
@@ -194,7 +194,7 @@ def outputs_lines(plan: "Plan") -> Iterator[str]:
 
 
 def latency_lines(plan: "Plan") -> Iterator[str]:
-    """What a budget of latency rests on: a roofline, a profile of some machine, a measurement."""
+    """Yield what the latency is based on: a roofline, a device profile or a measurement."""
     if "latency" not in plan.budgets:
         return
     match plan.options.get("calibrated"):
@@ -215,7 +215,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _tail(parts: list[str], above: list[str]) -> "Text":
-    """A dotted name in which spaces stand for the leading parts that the row above has too."""
+    """Return a dotted name with spaces in place of the leading parts that the row above has."""
     same = 0
     while same < min(len(parts), len(above)) - 1 and parts[same] == above[same]:
         same += 1
@@ -225,7 +225,7 @@ def _tail(parts: list[str], above: list[str]) -> "Text":
 
 @dataclass(frozen=True)
 class _Bar:
-    """A layer's widths as a bar, which is the first to become shorter where a line is too long."""
+    """A layer's widths as a bar, which is shortened first if a line is too long."""
 
     old: int
     new: int

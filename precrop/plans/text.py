@@ -1,7 +1,7 @@
 """Tables and names as plain text, in a terminal or a string.
 
-Rich is imported where something is drawn: its import draws from Python's random numbers, and no
-plan may do so.
+Rich is imported only when something is drawn: importing it uses Python's random numbers, which
+planning must not do.
 """
 
 import io
@@ -19,7 +19,7 @@ _WIDTH = 100
 
 
 def bare_table(*headings: str, words: Collection[str] = ()) -> "Table":
-    """A table without lines: its first column and those of words stand left, numbers right."""
+    """Return a table without lines; the first column and ``words`` align left, all others right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -30,23 +30,23 @@ def bare_table(*headings: str, words: Collection[str] = ()) -> "Table":
 
 
 def plain(text: str) -> "Text":
-    """A text as it stands: no markup of Rich's, no control characters."""
+    """Return text that Rich shows literally, without markup; control characters are escaped."""
     from rich.text import Text
 
     return Text(printable(text))
 
 
 def change(old: int, new: int) -> str:
-    """``64``, or ``64 → 32``."""
+    """Return ``64 → 32``, or ``64`` if nothing changes."""
     return str(old) if old == new else f"{old} → {new}"
 
 
 def drawn(table: "Table") -> str:
-    """A table as plain text."""
+    """Return a table as plain text."""
     from rich.console import Console
 
     out = io.StringIO()
-    # In a notebook Rich would show it there and write nothing.
+    # Otherwise Rich would display the table in a notebook and write nothing to the file.
     console = Console(
         file=out, width=_WIDTH, highlight=False, color_system=None, force_jupyter=False
     )
@@ -55,7 +55,7 @@ def drawn(table: "Table") -> str:
 
 
 def short_count(count: float) -> str:
-    """``270 k``, ``40.6 M``."""
+    """Return a count like ``270 k`` or ``40.6 M``."""
     for suffix, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:
             return f"{count / size:.3g} {suffix}"
@@ -63,7 +63,7 @@ def short_count(count: float) -> str:
 
 
 def wide_console(columns: int, console: "Console | None" = None) -> "Console":
-    """Standard output, at least so wide where it is a file, which has no edge to break lines at."""
+    """Return a console on standard output, at least ``columns`` wide if that is no terminal."""
     from rich.console import Console
 
     console = console or Console(highlight=False)

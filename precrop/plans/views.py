@@ -1,4 +1,4 @@
-"""Plans to look at: a screenful of text, a frame, what a notebook shows, several side by side."""
+"""Views of a plan: a screenful of text, a pandas frame, HTML for notebooks."""
 
 import base64
 import io
@@ -26,31 +26,31 @@ class _Named(Protocol):
 
 Layer = TypeVar("Layer", bound=_Named)
 _LINES = 24
-"""Rows of a summary: with the totals a screenful."""
+"""Most rows of a summary, which with the totals fill a screen."""
 _DEEPEST = 50
-"""Parts of names after which they are cut; modules of networks are not nested as deeply."""
+"""Most parts of a name that tell stages apart; modules are not nested more deeply."""
 _COLUMNS = (
     "kind", "base_in", "in_channels", "base_out", "out_channels", "kept", "density",
     "base_weights", "weights", "base_macs", "macs", "group",
 )  # fmt: skip
-"""Of a frame of layers, between a layer's name and why it is frozen."""
+"""Columns of a frame between a layer's name and why it is frozen."""
 
 
 def one_line(plan: "Plan") -> str:
-    """One line: the network, its parameters and MACs before and after."""
+    """Return one line with the network, its parameters and its MACs before and after."""
     shares = ", ".join(f"{new:,} of {old:,} {cost}" for cost, (old, new) in plan.totals.items())
     return f"<Plan of {printable(network_name(plan))}: {shares}, {len(plan.layers)} layers>"
 
 
 def summary(plan: "Plan") -> str:
-    """A screenful: stages where there are many layers, totals, what is frozen and why."""
+    """Return a screenful of text: the widths by stage, totals, what is frozen and why."""
     said = map(printable, notes(plan, brief=True))
     tables = (drawn(stage_table(plan)), drawn(total_table(plan)))
     return "\n\n".join((printable(network_name(plan)), *tables, "\n".join(said)))
 
 
 def stage_table(plan: "Plan") -> "Table":
-    """One row for each of the plan's `stages`."""
+    """Return a table with one row for each of the plan's `stages`."""
     table = bare_table("layers", "", "outputs", "kept", "weights")
     for name, layers in stages(plan.layers):
         old, new = (sum(getattr(layer, a) for layer in layers) for a in ("base_weights", "weights"))
@@ -68,9 +68,9 @@ def stage_table(plan: "Plan") -> "Table":
 
 
 def stages(layers: Sequence[Layer]) -> list[tuple[str, list[Layer]]]:
-    """Layers next to each other whose names begin alike, by what they begin with.
+    """Group consecutive layers by the leading parts of their names.
 
-    Names are cut after as many parts as leave no more than a screenful of stages.
+    As many parts are used as possible without more than a screenful of stages.
     """
     deepest = max((layer.name.count(".") + 1 for layer in layers), default=1)
     deepest = min(deepest, _DEEPEST)
@@ -91,13 +91,13 @@ def _cut(layers: Sequence[Layer], depth: int) -> list[tuple[str, list[Layer]]]:
 
 
 def span(values: Sequence[int]) -> str:
-    """Numbers as ``16`` or ``16–64``."""
+    """Return the range of numbers as ``16–64``, or ``16`` if all are equal."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low}–{high}"
 
 
 def frame(plan: "Plan") -> "DataFrame":
-    """One row per layer, in the order of execution.
+    """Return a frame with one row per layer, in the order of execution.
 
     Columns are ``layer``, ``kind``, channels before and after, ``kept`` (the share of the outputs),
     ``density``, weights and MACs before and after, ``group`` (layers of one width share it) and why
@@ -115,7 +115,7 @@ def frame(plan: "Plan") -> "DataFrame":
 
 
 def framed(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> "DataFrame":
-    """Rows as a pandas frame, which has these columns without any row, too.
+    """Return rows as a pandas frame, which has these columns even if there are no rows.
 
     Raises:
         PrecropError: pandas is not installed.
@@ -126,7 +126,7 @@ def framed(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> "D
 
 
 def html(plan: "Plan") -> str:
-    """The plan for a notebook: totals, the picture if matplotlib is installed, and all layers."""
+    """Return HTML for a notebook: totals, the picture if matplotlib is there, notes, all layers."""
     parts = [
         f"<p><b>{escape(printable(network_name(plan)))}</b></p>",
         _html_table(total_table(plan)),
@@ -141,7 +141,7 @@ def html(plan: "Plan") -> str:
 
 
 def _picture(plan: "Plan") -> str | None:
-    """The picture of a plan as an address that holds it."""
+    """Return the picture of a plan as a data URL; None if matplotlib is not installed."""
     try:
         made = figure(plan)
     except PrecropError:
@@ -152,5 +152,5 @@ def _picture(plan: "Plan") -> str | None:
 
 
 def _html_table(table: "Table") -> str:
-    """A table's text in HTML, as it stands in a terminal."""
+    """Return a table as preformatted HTML, laid out as in a terminal."""
     return f"<pre>{escape(drawn(table))}</pre>"

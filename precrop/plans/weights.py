@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors in, and a built network with its plan out."""
+"""Weights on disk: reads and writes safetensors, and saves a built network with its plan."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +15,16 @@ from precrop.plans.ends import for_built
 from precrop.plans.plan import Plan
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-"""Types of weights that a network is trained or run in."""
+"""Types in which the weights of a network are trained or run."""
 WHOLE = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 _KINDS = (FLOATS, WHOLE, {torch.uint8, torch.bool}, {torch.complex64, torch.complex128})
-"""Types that stand for one another."""
+"""Sets of types that may be loaded in place of one another."""
 
 
 class StateDict(dict[str, Tensor]):
-    """Tensors by name with the versions of their modules, kept where PyTorch looks for them.
+    """Tensors by name, with the versions of their modules where PyTorch looks for them.
 
-    A module may do otherwise with the tensors of an older version, or refuse those of none.
+    A module may convert the tensors of an older version, or refuse those without a version.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], versions: Mapping[str, Any]) -> None:
@@ -33,12 +33,12 @@ class StateDict(dict[str, Tensor]):
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Read the tensors of a safetensors file by name.
 
     Raises:
         PrecropError: the file is missing or broken.
     """
-    # The last ones where a header names a type or a size that PyTorch does not have.
+    # All but the first occur if a header names a type or a size that PyTorch does not have.
     broken = SafetensorError, LookupError, TypeError, AttributeError, RuntimeError
     with (
         errors_as(f"cannot read {path}", OSError),
@@ -52,13 +52,13 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
 
     Raises:
         PrecropError: an entry is not a plain tensor.
-        OSError: there is no room, or no right to write.
+        OSError: the disk is full, or the file may not be written.
     """
     plain = {}
     for name, value in tensors.items():
         if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
             raise PrecropError(f"{name} is not a plain tensor, and safetensors holds no others")
-        # Tensors under two names (tied weights) are written twice: safetensors knows no sharing.
+        # Tied weights are written once per name, as safetensors does not support sharing.
         plain[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     try:
         save_file(plain, path, metadata)
@@ -69,10 +69,10 @@ def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str
 def fill(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
     """Load the tensors of a file into ``model``, by the names in its state_dict.
 
-    All are seen to fit before the first is loaded.
+    All are checked before the first is loaded. ``path`` is only named in messages.
 
     Raises:
-        PrecropError: they are not the model's.
+        PrecropError: they do not fit the model.
     """
     misfit = find_misfit(model, given)
     if misfit is not None:
@@ -81,22 +81,22 @@ def fill(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_fitting(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
-    """Load the tensors of a file, in which `find_misfit` has found none.
+    """Load the tensors of a file, in which `find_misfit` has found no misfit.
 
     Raises:
-        PrecropError: a module of the model refuses them, as of another version perhaps.
+        PrecropError: a module of the model refuses them, perhaps because of their version.
     """
-    # Whatever a module's own loading raises.
+    # A module's own loading may raise anything.
     with errors_as(f"cannot load {path} into the model", Exception, told=typed_reason):
         model.load_state_dict(versioned(model, given))
 
 
 def versioned(model: nn.Module, given: Mapping[str, Tensor]) -> StateDict:
-    """What ``model`` can load: the tensors with their own versions, or else with the model's.
+    """Return the tensors with their modules' versions, or else with those of the model.
 
-    safetensors has no place for versions, and who renames tensors often loses them. Such a file is
-    taken to be of the network as it is now: ours are, and PyTorch's other reading, the oldest
-    version there was, would let modules change weights that are right.
+    safetensors cannot store versions, and scripts that rename tensors often lose them. Such a file
+    is taken to have the current versions, as those of precrop do. PyTorch would assume the oldest
+    versions instead, and modules might then convert weights that are right already.
     """
     known: Mapping[str, Any] = getattr(given, "_metadata", {})
     if "" not in known:
@@ -105,7 +105,7 @@ def versioned(model: nn.Module, given: Mapping[str, Tensor]) -> StateDict:
 
 
 def find_misfit(model: nn.Module, given: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that is missing, unknown or of another shape or kind; None if all fit."""
+    """Describe the first tensor that is missing, unknown or does not fit; None if all fit."""
     wanted = model.state_dict()
     for name in (*wanted, *(name for name in given if name not in wanted)):
         if name not in given or name not in wanted:
@@ -123,10 +123,10 @@ def find_misfit(model: nn.Module, given: Mapping[str, Tensor]) -> str | None:
 
 
 def _keeps(given: Tensor, dtype: torch.dtype) -> bool:
-    """Whether values keep their meaning as another type.
+    """Whether values keep their meaning when they are converted to another type.
 
-    Floats do in any usual precision, whole numbers in any size that has them; where all of a
-    state_dict is saved in half precision, so is a count of batches.
+    Floats do in any usual precision, and integers in any type that can represent them. Integers may
+    be stored as floats, since saving a state_dict in half precision also converts batch counts.
     """
     if given.dtype != dtype and dtype in WHOLE and given.dtype in FLOATS | WHOLE and given.numel():
         least, largest = (value.item() for value in given.aminmax())
@@ -136,7 +136,7 @@ def _keeps(given: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _is_finite(given: Tensor, own: Tensor) -> bool:
-    """Whether all values are finite, but where the network's own (a mask of attention) are not."""
+    """Whether all values are finite, except where the network's own (an attention mask) aren't."""
     odd = ~given.isfinite()
     return not odd.any() or not (odd & own.isfinite().to(odd.device)).any()
 
@@ -146,9 +146,9 @@ def save_built(model: nn.Module, plan: Plan, output: Path, stem: str) -> tuple[P
 
     Args:
         model: the cropped network.
-        plan: the plan that it was built from; written recounted if that had other outputs.
-        output: a folder, or the first part of both names.
-        stem: the first part of both names where ``output`` is a folder.
+        plan: the plan that it was built from; it is recounted if it was made for other outputs.
+        output: a folder, or the path of both files without their endings.
+        stem: the name of both files without their endings if ``output`` is a folder.
 
     Returns:
         The paths of the weights and of the plan.

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packaging.version import Version
 from torch import Tensor, nn
 
 import precrop
@@ -20,6 +19,7 @@ from precrop.read.inputs import Inputs
 from precrop.read.lower import lower
 from precrop.read.network import read_network
 from tests.planning import counted_params
+from tests.versions import needs_torch
 
 IMAGES = torch.randn(4, 3, 12, 12)
 IDS = torch.randint(1, 50, (4, 20))
@@ -250,9 +250,7 @@ class Named(Pictures):
             Words(),
             {"input_shape": (20,)},
             "example_inputs= takes tensors of any type",
-            marks=pytest.mark.skipif(
-                Version(torch.__version__) < Version("2.13"), reason="PyTorch takes floats as ids"
-            ),
+            marks=needs_torch("2.13", "embeddings take floats on meta tensors"),
         ),
         *(
             (Pictures(), {"input_shape": shape}, "is not a shape")

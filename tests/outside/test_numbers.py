@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from packaging.version import Version
 from torch import Tensor, nn
 
 import precrop
 from tests.outside.cropping import cropped
+from tests.versions import needs_torch
 
 IMAGE = (3, 8, 8)
 WIDTH = 32
@@ -50,9 +50,7 @@ FOLLOWING: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-MADE_ON_META = pytest.mark.skipif(
-    Version(torch.__version__) < Version("2.15"), reason="PyTorch does not show that they are made"
-)
+MADE_ON_META = needs_torch("2.15", "a trace does not show numbers that are made on meta tensors")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from precrop.errors import PrecropError
 from precrop.trained.channels import NORMS, Norm, choose, kept_first
 from tests.networks import BLOCKS, SHAPE, assemble, conv, small
 from tests.trained.oracle import difference, identity_kept, trained
+from tests.versions import needs_torch
 
 OPTIONS: dict[str, Any] = {"params": 0.5, "rule": "uniform", "divisor": 1}
 NORMALISED = ("group norm", "layer norm", "scaled", "standardised", "scaled standardised")
@@ -41,7 +42,12 @@ def test_the_built_network_is_the_original_blind_to_what_was_dropped(block: str)
     assert difference(model, plan) < TOLERANCE
 
 
-@pytest.mark.parametrize("block", UNPROVED)
+NOISE = needs_torch("2.11", "fewer channels are found to keep their identity")
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(one, marks=NOISE if one == "branching" else ()) for one in UNPROVED]
+)
 def test_channels_without_identity_are_named_and_sliced(block: str) -> None:
     model = trained(small(block, 16, 24))
     plan = precrop.plan(model, SHAPE, **OPTIONS)

@@ -32,6 +32,7 @@ from precrop.training.module import Classifier
 from precrop.training.networks import build
 from precrop.training.runs import MaskSpec, Run
 from tests.training.small_runs import APP, assert_same, batch_net, digits, group_net, small_run
+from tests.versions import needs_torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -546,6 +547,7 @@ def networks_outputs(network: nn.Module) -> list[torch.Tensor]:
     return outputs(network(torch.zeros(2, 3, 64, 64)))
 
 
+@needs_torch("2.11", "Gloo prints to the standard output")
 def test_two_processes_have_the_same_losses(tmp_path: Path) -> None:
     run = small_run("group_net", settings={"epochs": 4})
     one = trained(run, tmp_path / "one")

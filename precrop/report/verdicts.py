@@ -182,7 +182,7 @@ def _counted(
 
 
 def _excluded(judged: Judged) -> bool:
-    """Whether an open comparison still excludes a lead of the margin, even of a larger network."""
+    """Whether an unclear comparison, or one with a larger network, excludes a lead that matters."""
     compared = judged.comparison
     interval = compared.pooled.interval()
     none_smaller = min(compared.params, compared.macs) >= 1 / LARGER

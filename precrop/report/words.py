@@ -113,7 +113,7 @@ def failure_cells(row: Row) -> Cells:
 
 
 def untouched(found: Mapping[str, Verdict]) -> str | None:
-    """Return one line on claims without comparable runs, or on their absence; else None."""
+    """Return one line on claims without comparable runs or on the lack of any claim, else None."""
     if not found:
         return (
             "No claim was judged: the studies' files name none, or were not found; --study FILE "

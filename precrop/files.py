@@ -49,7 +49,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def mode_for(target: Path, new: int) -> int:
     """Return the permissions for a new ``target``: those of the old, else ``new`` less the umask.
 
-    The umask is that of all threads and cannot be read without being set: a new file shows it.
+    The umask applies to all threads and cannot be read without setting it; a new file reveals it.
     """
     with contextlib.suppress(OSError):
         return target.stat().st_mode & 0o777
@@ -258,7 +258,7 @@ def figures(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_sound(value: Any) -> bool:
-    """Whether a number is finite and fits 64 bits, as not all in JSON do; True for other values."""
+    """Whether a number is finite and fits 64 bits, unlike some in JSON; True for other values."""
     return not isinstance(value, (int, float)) or abs(value) < _LARGEST_WHOLE
 
 

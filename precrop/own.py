@@ -1,7 +1,7 @@
 """The user's own code by name: ``package.module:function``, or ``./file.py:function``.
 
-Looking a name up executes its module. So only names that the user typed are looked up, or names
-from a file that the user trusts (`precrop.trust`); code that reads other files never does it.
+Looking a name up executes its module. So it is done only for names that the user typed, or that
+come from a file that the user trusts (`precrop.trust`), and never for names in other files.
 Whatever such code raises when it is called is reported in one line (`calling_own`).
 """
 
@@ -117,7 +117,7 @@ def own_module(name: str) -> ModuleType:
 
 
 def own_sources(names: Iterable[str]) -> dict[str, str]:
-    """Return the sources of a user's modules, named as for `own_module`: see `sources`.
+    """Return digests of a user's modules by file, as `sources` does; names as for `own_module`.
 
     Raises:
         PrecropError: there is no such module, or it raises.

@@ -37,9 +37,9 @@ def runs_user_code(name: str) -> bool:
 
 
 def code_of(named: Mapping[str, Callable[..., Any] | None]) -> dict[str, str]:
-    """Return the sources of the user's code behind names (`precrop.sources`), without precrop's.
+    """Return digests by file (`precrop.sources`) of the user's code that these names stand for.
 
-    The modules are executed, so the names must be trusted.
+    precrop's own code is left out. The modules are executed, so the names must be trusted.
 
     Args:
         named: names, with the function that a plug-in registered under each, or None.

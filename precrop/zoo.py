@@ -34,8 +34,8 @@ def load_model(
             model (``timm:resnet50``), or ``package.module:factory``, where the module may lie in
             the current folder, or ``./file.py:factory``.
         args: keyword arguments for the builder.
-        like: the shapes that the network's tensors should have; if building takes far more memory,
-            it is ended (`precrop.allowance`). Only a user's own factory runs without bounds.
+        like: the shapes that the network's tensors should have; building ends with an error if it
+            takes far more (`precrop.allowance`). Only a user's own factory runs without bounds.
         weights: size in bytes of the file with its weights, which is a bound, too.
 
     Raises:

@@ -59,7 +59,7 @@ class Candidate:
 
 
 def strategies() -> list[Candidate]:
-    """Return all objectives with the controls, uniform width, other balances, two-step rules."""
+    """Return every objective and control, uniform width, two other balances, two-step rules."""
     objectives = [Candidate(name, {"objective": name}) for name in OBJECTIVES]
     objectives += [Candidate(name, {"strategy": Control(name=name)}) for name in CONTROLS]
     uniform = Candidate(UNIFORM, {"rule": "uniform"})
@@ -69,7 +69,7 @@ def strategies() -> list[Candidate]:
 
 
 def slow_strategies() -> list[Candidate]:
-    """Return the exact objective, and all methods that need no data, with densities as channels."""
+    """Return the exact objective, and data-free methods whose densities are turned into channels."""
     names = [name for name, method in METHODS.items() if not method.needs_data]
     methods = [Candidate(f"densities of {name}", method=name) for name in names]
     return [Candidate("exact", {"objective": "exact"}), *methods]

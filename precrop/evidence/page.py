@@ -68,7 +68,7 @@ def regret_table(found: Evidence) -> str:
 
 
 def gains_table(found: Evidence) -> str:
-    """Return gains over uniform width, the plan's and the best: a row per kind of shape, budget."""
+    """Return gains over uniform width, planned and possible: a row per kind of shape and budget."""
     frame = found.gains[found.gains["strategy"] == DEFAULT]
     frame = frame.assign(case=frame["kind"] + ", " + frame["budgets"].replace(SHOWN))
     columns = ["gain", "possible", "raw gain", "raw possible"]

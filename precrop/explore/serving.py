@@ -51,7 +51,7 @@ def started(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
 
 
 def serve(page: gr.Blocks, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C, which is raised to the caller; ``say`` gets a line with the address."""
+    """Serve until Ctrl-C raises `KeyboardInterrupt`; ``say`` gets a line with the address."""
     with _without_requests(), started(page, host, port) as address:
         say(f"Open {address} in a browser; Ctrl-C ends it.")
         threading.Event().wait()

@@ -69,7 +69,7 @@ def strategies() -> list[Candidate]:
 
 
 def slow_strategies() -> list[Candidate]:
-    """Return the exact objective, and data-free methods whose densities are turned into channels."""
+    """Return the exact objective, and data-free methods whose densities become channels."""
     names = [name for name, method in METHODS.items() if not method.needs_data]
     methods = [Candidate(f"densities of {name}", method=name) for name in names]
     return [Candidate("exact", {"objective": "exact"}), *methods]

@@ -35,7 +35,7 @@ class Explorer:
         names: Iterable[str] | None = None,
         profiles: Iterable[str] = (),
     ) -> None:
-        """Start the page with ``first``, not built yet; the rest is as for `page.app`."""
+        """Make ``first`` the first network, without building it; the rest is as for `page.app`."""
         if names is None:
             names = [name for found in library_names().values() for name in found]
         self.networks: Mapping[str, Named] = {

@@ -1,6 +1,6 @@
 """Crop any convolutional network to a budget of parameters and MACs, before training.
 
-Names are imported when first used, so that ``import precrop`` costs nothing beyond this file.
+Names are imported when first used, so that ``import precrop`` itself loads next to nothing.
 """
 
 from importlib import import_module
@@ -69,13 +69,13 @@ _EXPORTS = {
     "trained.channels": "SlicedChannelsWarning",
     "trained.statistics": "recalibrate",
 }
-"""Public names by the modules in which they are defined."""
+"""Public names by the modules that define them."""
 
 _HOMES = {name: f"precrop.{module}" for module, names in _EXPORTS.items() for name in names.split()}
 __all__ = sorted(_HOMES)
 
 
-if not TYPE_CHECKING:  # a type checker takes any name for known where it sees a __getattr__
+if not TYPE_CHECKING:  # a type checker that sees a __getattr__ accepts any name
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

@@ -1,4 +1,4 @@
-"""Files are written to a temporary name beside the target and then moved, so never half written."""
+"""Files are written under a temporary name beside the target, then moved: never half written."""
 
 import contextlib
 import errno
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LONGEST_NAME = 200
-"""Characters of a name that a picture shows."""
+"""Characters of a name that a picture shows at most."""
 _MOST = 1 << 25
-"""Bytes of a text; the plan of a network of a thousand tensors has a hundredth."""
+"""Most bytes of a text file; the plan of a network of a thousand tensors has a hundredth of it."""
 _LARGEST_WHOLE = 2**63
 LARGEST = 1e39
-"""Beyond single precision: numbers below it have finite sums and squares."""
+"""A bound just beyond single precision; numbers below it have finite sums and squares."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; moved onto it when the block ends without an error."""
+    """Yield a temporary path, which is moved onto ``path`` if the block ends without an error."""
     target = Path(path)
     temporary = _beside(target)
     try:
@@ -47,9 +47,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def mode_for(target: Path, new: int) -> int:
-    """Permissions of what takes the place of ``target``: its own, else ``new`` less the umask.
+    """Return the permissions for a new ``target``: those of the old, else ``new`` less the umask.
 
-    The umask is that of all threads, and is told only by setting it: a file that is made shows it.
+    The umask applies to all threads and cannot be read without setting it; a new file reveals it.
     """
     with contextlib.suppress(OSError):
         return target.stat().st_mode & 0o777
@@ -63,13 +63,13 @@ def mode_for(target: Path, new: int) -> int:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse to write below a link in a stranger's folder: it leads elsewhere."""
+    """Refuse to write through a link in an untrusted folder, as it leads elsewhere."""
     if path.is_symlink():
         raise PrecropError(f"{path} is a link: nothing is written where it leads, remove it")
 
 
 def refuse_links_out(folder: Path) -> None:
-    """Refuse a folder to write in that is a link, or has links to elsewhere in it."""
+    """Refuse to write in a folder that is a link, or that has links to elsewhere in it."""
     refuse_link(folder)
     for path in folder.glob("*"):
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -77,7 +77,7 @@ def refuse_links_out(folder: Path) -> None:
 
 
 def _beside(target: Path) -> Path:
-    """A new and empty file in the folder of ``target``, which must not be a folder itself."""
+    """Create an empty file beside ``target``, which must not be a folder or special file."""
     with errors_as(f"cannot write {target}", OSError):
         if target.is_dir():
             raise PrecropError(f"cannot write {target}: it is a folder, name a file in it")
@@ -89,12 +89,12 @@ def _beside(target: Path) -> Path:
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse now what writing to ``path`` would be refused later, when long work would be lost."""
+    """Refuse a ``path`` that cannot be written, before long work whose result would be lost."""
     _beside(Path(path)).unlink()
 
 
 def check_picture(path: str | Path) -> None:
-    """Refuse now what `save_picture` would refuse later."""
+    """Refuse a path at once that `save_picture` would refuse later."""
     if Path(path).suffix.lower() not in (".png", ".svg"):
         raise PrecropError(f"{path}: a picture is a .png or an .svg file")
     if importlib.util.find_spec("matplotlib") is None:
@@ -103,16 +103,15 @@ def check_picture(path: str | Path) -> None:
 
 
 def drawn_name(name: str) -> str:
-    """A name as a picture shows it: of bounded length, without control characters."""
+    """Return a name as pictures show it: of bounded length, without control characters."""
     return printable(name[:_LONGEST_NAME])
 
 
 def drawing() -> Any:
-    """The library matplotlib.
+    """Return the library matplotlib.
 
     Raises:
-        PrecropError: it is not installed, or takes the settings around it (``MPLBACKEND``) for
-            wrong.
+        PrecropError: it is not installed, or rejects its settings, such as ``MPLBACKEND``.
     """
     with errors_as("matplotlib does not start", Exception), needs("a plot needs", "precrop[plot]"):
         import matplotlib.figure
@@ -120,13 +119,13 @@ def drawing() -> Any:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches; `PrecropError` as for `drawing`."""
+    """Return an empty figure of this size in inches; `PrecropError` as for `drawing`."""
     made: Figure = drawing().figure.Figure(figsize=(width, height), layout="constrained")
     return made
 
 
 def save_picture(figure: "Figure", path: str | Path, dpi: int = 160) -> None:
-    """Write a figure as its file's suffix says, whole or not at all."""
+    """Write a figure in the format of the file's suffix, whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format=Path(path).suffix.lstrip(".").lower(), dpi=dpi)
 
@@ -139,9 +138,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends what runs in the meantime as Ctrl-C does: nothing half written stays behind.
+    """Let SIGTERM end the block as Ctrl-C does, so that nothing half written stays behind.
 
-    So does SIGHUP, as of a terminal that is closed. Handlers of others stay, such as nohup's.
+    So does SIGHUP, which a terminal sends when it closes. Others' handlers stay, such as nohup's.
     """
     mine = threading.current_thread() is threading.main_thread()
     names = ("SIGTERM", "SIGHUP") if mine else ()
@@ -157,23 +156,23 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open or make a plain file in a folder that may come from a stranger: no link is followed."""
+    """Open or create a plain file in a folder that may be untrusted, without following a link."""
     return _open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def open_plain(path: Path, buffer: int = DEFAULT_BUFFER_SIZE) -> BufferedReader:
-    """A plain file, opened to be read; an `OSError` if it is none."""
+    """Open a plain file for reading; raise an `OSError` if it is none."""
     return BufferedReader(FileIO(_open(path, os.O_RDONLY)), buffer)
 
 
 def checked_path(path: Path) -> Path:
-    """The path of a plain file, for a library that opens it by itself; as for `open_plain`."""
+    """Return the path of a plain file for a library to open; raise errors as `open_plain` does."""
     open_plain(path).close()
     return path
 
 
 def _open(path: Path, flags: int) -> int:
-    """The handle of a plain file; of a pipe one would wait for its bytes for ever."""
+    """Return a handle of a plain file; a pipe could make the reader wait forever."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
@@ -184,23 +183,23 @@ def _open(path: Path, flags: int) -> int:
 
 
 def read_text(path: Path, kind: str = "JSON") -> str:
-    """The text of a plain file, which ``kind`` is a word for.
+    """Read the text of a plain file; ``kind`` is what messages call it.
 
     Raises:
-        PrecropError: it is missing, too large, no plain file, or no text.
+        PrecropError: it is missing, too large, not a plain file, or not text.
     """
     with errors_as(f"cannot read {path}", OSError), open_plain(path) as file:
         raw = file.read(_MOST + 1)
     if len(raw) > _MOST:
         raise PrecropError(f"{path} is not {kind}: it has more than {_MOST >> 20} MiB")
     try:
-        return raw.decode("utf-8-sig")  # Windows' editors begin with a mark
+        return raw.decode("utf-8-sig")  # editors on Windows write a byte order mark
     except UnicodeDecodeError as error:
         raise PrecropError(f"{path} is not {kind}: it is not text") from error
 
 
 def read_json(path: Path, kind: str = "JSON") -> Any:
-    """The content of a JSON file, which ``kind`` is a word for.
+    """Read the content of a JSON file; ``kind`` is what messages call it.
 
     Raises:
         PrecropError: it is missing, or is not JSON.
@@ -215,9 +214,9 @@ def read_json(path: Path, kind: str = "JSON") -> Any:
 
 
 def read_parquet(file: Any, columns: Sequence[str], most: int) -> Any:
-    """Columns of a `pyarrow.parquet.ParquetFile` as a table.
+    """Read columns of a `pyarrow.parquet.ParquetFile` as a table.
 
-    They are read a few rows at a time, since a kilobyte of Parquet can stand for gigabytes.
+    They are read a few rows at a time, since a kilobyte of Parquet can expand to gigabytes.
 
     Raises:
         ValueError: they take more than ``most`` bytes.
@@ -239,11 +238,11 @@ def read_parquet(file: Any, columns: Sequence[str], most: int) -> Any:
 
 
 _ROWS, _BATCH_BYTES = 16, 1024
-"""Rows that are read together, and what Arrow takes for them besides their values."""
+"""Rows that are read together, and the bytes that Arrow takes for them besides their values."""
 
 
 def finite(content: Any) -> Any:
-    """``content`` with None for the numbers that JSON has not: NaN and the infinite ones."""
+    """Return ``content`` with None in place of NaN and infinite numbers, which JSON lacks."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, Mapping):
@@ -254,50 +253,50 @@ def finite(content: Any) -> Any:
 
 
 def figures(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers by name, of which JSON has null for those that `finite` left out: as NaN again."""
+    """Return numbers by name, with NaN in place of the nulls that `finite` put in JSON."""
     return {name: math.nan if value is None else value for name, value in fields.items()}
 
 
 def is_sound(value: Any) -> bool:
-    """Whether a number is finite and within what 64 bits hold; JSON has others."""
+    """Whether a number is finite and fits 64 bits, unlike some in JSON; True for other values."""
     return not isinstance(value, (int, float)) or abs(value) < _LARGEST_WHOLE
 
 
 def is_figure(name: str, value: Any) -> bool:
-    """A number of single precision; the loss of a network that diverged may be infinite or NaN."""
+    """Whether a value is a single-precision number; a diverged loss may be infinite or NaN."""
     if type(value) not in (int, float):
         return False
     return abs(value) < LARGEST or (name.endswith("loss") and not value < math.inf)
 
 
 def figure(value: Any, least: float = 0.0, most: float = LARGEST) -> float:
-    """A number that a file says, which may be a stranger's; a `ValueError` if it makes no sense."""
+    """Return a number from an untrusted file as a float; raise a `ValueError` if out of range."""
     if type(value) not in (int, float) or not least <= value <= most:
         raise ValueError(f"{brief(value)} is no such figure")
     return float(value)
 
 
 def json_text(content: Any, **options: Any) -> str:
-    """``content`` as JSON that any reader takes; ``options`` are those of `json.dumps`."""
+    """Return ``content`` as JSON that any reader accepts; ``options`` are those of `json.dumps`."""
     return json.dumps(finite(content), allow_nan=False, **options)
 
 
 def digest_of(content: Any) -> str:
-    """SHA-256 of what JSON can hold, as hexadecimal digits, whatever the order of its keys."""
+    """Return the SHA-256 of JSON content in hexadecimal digits, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a plain file's bytes, as hexadecimal digits; as for `open_plain`."""
+    """Return the SHA-256 of a plain file in hexadecimal digits; errors are as for `open_plain`."""
     with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a folder's entries, written to the disk itself."""
+    """Flush a file, or a folder's entries, to the disk itself."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        # Some file systems cannot sync a folder; then its entries are written when they are.
+        # Some file systems cannot sync a folder; they write its entries at their own time.
         with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
             os.fsync(handle)
     finally:

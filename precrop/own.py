@@ -1,8 +1,8 @@
-"""Code of the user's own by name: ``package.module:function``, or ``./file.py:function``.
+"""The user's own code by name: ``package.module:function``, or ``./file.py:function``.
 
-Looking a name up runs the module. So it is only done with names that the user typed, or that stand
-in a file which the user trusts (`precrop.trust`); functions that take names from files never do.
-Whatever such code raises where it is called is told in one line (`calling_own`).
+Looking a name up executes its module. So it is done only for names that the user typed, or that
+come from a file that the user trusts (`precrop.trust`), and never for names in other files.
+Whatever such code raises when it is called is reported in one line (`calling_own`).
 """
 
 import multiprocessing
@@ -21,34 +21,34 @@ from precrop.sources import sources
 
 _PACKAGE = __name__.partition(".")[0]
 _SHOWN = 5
-"""Names of a module that a message lists."""
+"""Number of a module's names that a message lists."""
 UNGUARDED = 77
-"""Exit status of a process that has `started_by_import`."""
+"""Exit status of a process that ends because of `started_by_import`."""
 OWN_ERRORS = (Exception, SystemExit, GeneratorExit)
-"""What a user's code may raise: all but Ctrl-C, which is nobody's error."""
+"""What a user's code may raise: everything but Ctrl-C, which is nobody's error."""
 
 
 def started_by_import() -> bool:
-    """Whether a process of ours only imports the script that started the program, to begin with.
+    """Whether this process of ours is still importing the script that started the program.
 
-    What such a script does when it is imported, it does again in every process: where it calls us,
+    What a script does when it is imported, it repeats in every process: if it calls precrop then,
     it needs a guard, ``if __name__ == "__main__":``.
     """
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def own_function(name: str, kind: str = "function") -> Callable[..., Any]:
-    """What a user calls by a name; the module may lie in the current folder.
+    """Return a user's function by its name; the module may lie in the current folder.
 
     Args:
         name: ``package.module:function`` or ``./file.py:function``.
-        kind: what it is to be, for messages.
+        kind: what messages call the function.
 
     Raises:
         PrecropError: the module or the function is missing, or the module raises.
     """
     module_name, _, function_name = name.rpartition(":")
-    with calling_own(f"cannot import {module_name}"):  # what it looks like is up to the module, too
+    with calling_own(f"cannot import {module_name}"):  # looking into it may run its code, too
         module = own_module(module_name)
         found = getattr(module, function_name, None)
         if callable(found):
@@ -64,16 +64,16 @@ def own_function(name: str, kind: str = "function") -> Callable[..., Any]:
 
 @contextmanager
 def calling_own(failure: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
-    """The user's code runs within it: what it raises comes out in one line, `sys.exit()` too.
+    """Turn whatever the user's code raises in the block into one line, even `sys.exit()`.
 
-    An error that is such a line already passes unchanged, and so does one of a function of ours.
+    A `PrecropError` passes unchanged, and so do errors if the function is one of precrop's.
 
     Args:
         failure: the first words of the line: ``method ./mine.py:score fails``.
-        function: what is called, if the line is to say where in its file it was.
+        function: what is called, if the line is to say where in its file it failed.
 
     Raises:
-        PrecropError: something was raised within it, but for Ctrl-C.
+        PrecropError: the block raised anything but Ctrl-C.
     """
     try:
         yield
@@ -87,12 +87,12 @@ def calling_own(failure: str, function: Callable[..., Any] | None = None) -> Ite
 
 
 def is_ours(function: Callable[..., Any]) -> bool:
-    """Whether a function or class is of this package; what others return is not taken unseen."""
+    """Whether a function or class is precrop's; what others return must be checked."""
     return str(getattr(function, "__module__", None)).partition(".")[0] == _PACKAGE
 
 
 def _place(function: Callable[..., Any], error: BaseException) -> str:
-    """Where a user's function has failed, as deep in its own file as it was."""
+    """Return where a user's function failed: the innermost line in the function's own file."""
     module = sys.modules.get(str(getattr(function, "__module__", None)))
     code = getattr(function, "__code__", None)
     own = getattr(code, "co_filename", None) or getattr(module, "__file__", None)
@@ -102,22 +102,22 @@ def _place(function: Callable[..., Any], error: BaseException) -> str:
 
 
 def _is_of(value: object, module: ModuleType) -> bool:
-    """Whether a function or class is a module's own."""
+    """Whether a value is a function or class that the module itself defines."""
     return callable(value) and getattr(value, "__module__", None) == module.__name__
 
 
 def own_module(name: str) -> ModuleType:
-    """A user's module, by its name or by its file; what lies beside it can be imported by it.
+    """Import a user's module by its name or file; it can import what lies beside it.
 
     It raises whatever the module raises, and `ImportError` if there is none.
     """
     module = _found(name)
-    sources(module)  # as they are now: they may be edited while it is at work
+    sources(module)  # record them as they are now, as they may be edited while the program runs
     return module
 
 
 def own_sources(names: Iterable[str]) -> dict[str, str]:
-    """What a user's modules are made of, by their names as for `own_module`: see `sources`.
+    """Return digests of a user's modules by file, as `sources` does; names as for `own_module`.
 
     Raises:
         PrecropError: there is no such module, or it raises.
@@ -127,7 +127,7 @@ def own_sources(names: Iterable[str]) -> dict[str, str]:
         with calling_own(f"cannot import {name}"):
             module = own_module(name)
         for file, digest in sources(module).items():
-            if found.setdefault(file, digest) != digest:  # of the same name in another folder
+            if found.setdefault(file, digest) != digest:  # a namesake in another folder
                 found[f"{name}: {file}"] = digest
     return found
 
@@ -140,7 +140,7 @@ def _found(name: str) -> ModuleType:
     file = file.resolve()
     _search(file.parent)
     known = sys.modules.get(file.stem)
-    # A file may have the name of a module that is something else.
+    # A file may have the same name as another module.
     mine = known is None or getattr(known, "__file__", None) == str(file)
     key = file.stem if mine else str(file)
     if key not in sys.modules:

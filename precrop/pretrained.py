@@ -1,8 +1,8 @@
-"""A cropped network in a folder: weights, plan and how it is built, as the Hugging Face Hub has it.
+"""A cropped network in a folder: weights, plan and config, as the Hugging Face Hub expects them.
 
 The folder has three files: ``model.safetensors``, ``plan.json``, and ``config.json``, which names
-the original network and its arguments. It may come from a stranger: nothing in it is executed, and
-only networks of precrop, torchvision and timm are built by what it says.
+the original network and its arguments. It may be untrusted: nothing in it is executed, and it can
+only have networks of precrop, torchvision and timm built.
 """
 
 import json
@@ -32,10 +32,10 @@ WEIGHTS, PLAN, CONFIG = "model.safetensors", "plan.json", "config.json"
 FILES = (WEIGHTS, PLAN, CONFIG)
 FORMAT = 1
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-"""What the Hub calls a network: an account and a name."""
+"""A network's name on the Hub: an account and the name of a repository."""
 
 Original = nn.Module | Callable[[], nn.Module] | str
-"""The network that was cropped, what makes it, or its name."""
+"""The network that was cropped, a function that makes it, or its name."""
 
 
 def save_pretrained(
@@ -50,15 +50,15 @@ def save_pretrained(
     """Write a cropped network to a folder that `from_pretrained` reads.
 
     Args:
-        model: what ``plan`` built, trained or not. It may be wrapped (`torch.compile`, DDP, an
-            average), and masks of `torch.nn.utils.prune` and parametrizations are made permanent.
-        plan: the plan. If it was made for another number of outputs, it is saved recounted. Of a
-            network with another head say ``name``, or give `Plan.for_outputs` of its original.
-        folder: made where it is not there. Files of an earlier save are replaced, others stay.
-        name: what the original is called: ``resnet50``, ``timm:NAME``, ``package.module:factory``.
-            By default what the plan says; without either, `from_pretrained` must be given it.
+        model: the network that ``plan`` built, trained or not. It may be wrapped (`torch.compile`,
+            DDP, averaging); masks of `torch.nn.utils.prune` and parametrizations become permanent.
+        plan: its plan. If it was made for another number of outputs, it is saved recounted. For a
+            network with another head, give ``name``, or `Plan.for_outputs` of its original.
+        folder: created if missing. Files of an earlier save are replaced, others stay.
+        name: the original's name: ``resnet50``, ``timm:NAME``, ``package.module:factory``. By
+            default the plan's; if that has none, `from_pretrained` must be given the original.
         args: keyword arguments that the original was built with, if ``name`` is given.
-        metadata: anything else worth knowing, in JSON's types: class names, normalisation.
+        metadata: anything else worth keeping, as JSON types: class names, normalisation.
 
     Raises:
         PlanError: ``model`` is not what the plan builds, or ``name`` not what was planned.
@@ -72,7 +72,7 @@ def save_pretrained(
     if name is None and args is not None:
         raise PrecropError("args= is for the builder of the original: name it with name=")
     original = plan.source if name is None else ModelSpec(name, dict(args or {}))
-    # Now, so that a name and arguments are refused by which it would not be found again.
+    # Build it now, to refuse a name and arguments with which it could not be loaded.
     network = None if original is None else _named(original)
     if network is not None and built_differences(plan, model):
         plan = for_ends(plan, network)
@@ -96,7 +96,7 @@ def save_pretrained(
         text = json.dumps(config, indent=1, allow_nan=False)
     with errors_as(f"cannot write {folder}", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    with (  # the last one is moved first: the weights, then what describes them
+    with (  # moved into place in reverse order: the weights, then what describes them
         replacing(folder / CONFIG) as config_file,
         replacing(folder / PLAN) as plan_file,
         replacing(folder / WEIGHTS) as weights_file,
@@ -113,17 +113,17 @@ def from_pretrained(
     revision: str | None = None,
     token: str | None = None,
 ) -> nn.Module:
-    """The network that `save_pretrained` wrote, in eval mode. Runs no code of the files'.
+    """Load the network that `save_pretrained` wrote, in eval mode. No code in the files is run.
 
     Args:
         folder: a folder, or the name of a repository on the Hugging Face Hub, ``user/name``, which
-            is downloaded where no such folder exists.
+            is downloaded if there is no such folder.
         model: the original network, which stays as it was, or a function without arguments that
             makes it (``lambda: Net(classes=37)``). Not needed for networks of precrop, torchvision
-            and timm that are saved with their names. Of others that are, the name, to allow that it
-            is imported and called: ``"package.module:factory"``.
+            and timm that were saved with their names. If others were, give the name to allow that
+            it is imported and called: ``"package.module:factory"``.
         revision: a branch, tag or commit of the repository.
-        token: for a private repository, where the Hub's own login is not to be used.
+        token: for a private repository, if the Hub's own login is not to be used.
 
     Raises:
         PlanError: the plan is broken, or for another network.
@@ -145,9 +145,9 @@ def push_to_hub(
 
     Args:
         folder: only its three files, and ``README.md`` if there is one, are uploaded.
-        repository: ``user/name``; it is made where it is not there.
+        repository: ``user/name``; it is created if missing.
         private: whether a new repository is private.
-        token: where the Hub's own login is not to be used.
+        token: for access, if the Hub's own login is not to be used.
 
     Returns:
         The address of the commit.
@@ -162,7 +162,7 @@ def push_to_hub(
     if not _REPOSITORY.fullmatch(repository):
         raise PrecropError(f"{repository!r} is not a repository: write user/name")
     hub = _hub(f"{repository} cannot be reached")
-    # Whatever the Hub's client and its connection raise.
+    # The Hub's client and its connection may raise anything.
     with errors_as(f"cannot upload to {repository}", Exception, told=typed_reason):
         hub.create_repo(repository, token=token, private=private, exist_ok=True)
         commit = hub.upload_folder(
@@ -176,16 +176,16 @@ def push_to_hub(
 
 
 def _named(original: ModelSpec) -> nn.Module | None:
-    """The network of a name and arguments; None of a factory of the user's, which is not run."""
+    """Build the network of a name and arguments; None for a user's factory, which is not run."""
     if runs_user_code(original.name):
         return None
     original.check(False, "")
-    with torch.random.fork_rng(devices=[]):  # training goes on with the numbers it would have had
+    with torch.random.fork_rng(devices=[]):  # so that training continues with the same numbers
         return original.build()
 
 
 def _original(folder: Path, model: Original | None, plan: Plan) -> nn.Module:
-    """The network that was cropped, from the user, or built by what the folder says."""
+    """Return the network that was cropped: the user's, or one built by what the folder says."""
     if isinstance(model, nn.Module):
         return model
     if model is not None and not isinstance(model, str):
@@ -221,14 +221,14 @@ def _made(factory: Any) -> nn.Module:
 
 
 def _take_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a network the precision that its weights were saved in."""
+    """Convert a network to the precision in which its weights were saved."""
     for name, value in model.state_dict(keep_vars=True).items():
         if name in tensors and {tensors[name].dtype, value.dtype} <= FLOATS:
             value.data = value.data.to(tensors[name].dtype)
 
 
 def _place(folder: str | Path, revision: str | None, token: str | None) -> Path:
-    """The folder; downloaded if it does not exist and the name looks like a repository's."""
+    """Return the folder; download it if it does not exist and looks like a repository's name."""
     path = Path(folder)
     if path.is_dir():
         return path
@@ -236,7 +236,7 @@ def _place(folder: str | Path, revision: str | None, token: str | None) -> Path:
         raise PrecropError(f"{folder} was not written by precrop.save_pretrained")
     hub = _hub(f"{folder} is not a folder here")
     refusal = f"{folder} is not a folder here, and is not on the Hugging Face Hub"
-    with errors_as(refusal, Exception, told=typed_reason):  # the client's and its connection's
+    with errors_as(refusal, Exception, told=typed_reason):  # of the client and its connection
         found = hub.snapshot_download(
             str(folder), revision=revision, token=token, allow_patterns=list(FILES)
         )

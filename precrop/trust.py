@@ -1,8 +1,8 @@
-"""What a file may say of a network: a name in a fixed table, and plain arguments for its builder.
+"""What a file may say about a network: a name in a fixed table, and plain builder arguments.
 
-Checkpoints, plans, studies and exported weights name the network that they are of. Such a file may
-come from a stranger, so what it says is looked up, never imported: a ``package.module:factory``
-runs only if the user says so, and no argument may name another network, a file or an address.
+Checkpoints, plans, studies and exported weights name their network. Such a file may be untrusted,
+so the name is looked up, never imported: a ``package.module:factory`` runs only if the user allows
+it, and no argument may name another network, a file or an address.
 """
 
 import ast
@@ -15,34 +15,34 @@ from precrop.errors import PrecropError, brief
 from precrop.own import is_ours, own_sources
 
 Trust = bool | str
-"""The one factory that a file may have run, or True for whichever it names, or False for none."""
+"""The factory that a file may have run, or True for any that it names, or False for none."""
 
 _WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")
-"""What an option may say in letters: nothing that is a path or an address."""
+"""Texts that an argument may have: none of them is a path or an address."""
 _CHOOSES = (
     "cfg checkpoint cls config custom dir file filter fn hub load model name path pretrained repo "
     "source state url weights"
 )
-"""Parts of the names of arguments whose value, if it is a text, may say what is loaded."""
+"""Words in the names of arguments that, if their value is a text, may choose what is loaded."""
 _LARGEST, _LARGEST_INSIDE = 2**20, 2**14
-"""Of a number, or of all together, and of one in a list."""
+"""Limits: on a number and on the sum of all numbers, and on a number in a list."""
 _REPEATS, _MOST_REPEATS = {"blocks", "depth", "depths", "layers", "repeats"}, 1000
-"""Parts of the names of arguments that say how often a network repeats something."""
+"""Words in the names of arguments that say how often something repeats, and a limit on those."""
 _LONGEST, _DEEPEST = 1000, 4
 
 
 def runs_user_code(name: str) -> bool:
-    """Whether a name means a factory in a module that is neither ours, torchvision's nor timm's."""
+    """Whether a name is that of a factory outside precrop, torchvision and timm."""
     return ":" in name and not name.startswith("timm:")
 
 
 def code_of(named: Mapping[str, Callable[..., Any] | None]) -> dict[str, str]:
-    """What the user's code that names mean is made of (`precrop.sources`); nothing of ours.
+    """Return digests by file (`precrop.sources`) of the user's code that these names stand for.
 
-    Their modules are run, so the names are trusted.
+    precrop's own code is left out. The modules are executed, so the names must be trusted.
 
     Args:
-        named: by name what a plug-in registered under it, or None.
+        named: names, with the function that a plug-in registered under each, or None.
 
     Raises:
         PrecropError: a module cannot be imported.
@@ -57,15 +57,15 @@ def code_of(named: Mapping[str, Callable[..., Any] | None]) -> dict[str, str]:
 
 
 def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> None:
-    """Refuse what a file says of a network, unless it is harmless to build or the user trusts it.
+    """Refuse what a file says about a network unless it is harmless to build or the user trusts it.
 
-    The message ends with ``say``: how the user does.
+    The message ends with ``say``, which tells users how to trust it.
     """
     ways = "give the network and its arguments yourself"
     if runs_user_code(name):
         check_code(name, trust, say)
         if trust is True:
-            return  # the whole file, with its arguments
+            return  # True trusts the whole file, with its arguments
         ways += ", or trust the whole file"
     for argument, value in args.items():
         if not argument.isidentifier() or not _is_plain(argument, value, _DEEPEST):
@@ -81,28 +81,28 @@ def check_named(name: str, args: Mapping[str, Any], trust: Trust, say: str) -> N
 
 
 def check_code(name: str, trust: Trust, say: str) -> None:
-    """Refuse ``package.module:function`` of a file, unless the user trusts it."""
+    """Refuse a ``package.module:function`` that a file names unless the user trusts it."""
     if trust is not True and trust != name:
         raise PrecropError(f"the file names code, {name}, which is not run unasked: {say}")
 
 
 def is_finite(value: float) -> bool:
-    """Whether a float can hold a number, which may be an integer of any length."""
+    """Whether a number, which may be an integer of any length, fits into a float."""
     return abs(value) <= sys.float_info.max
 
 
 def literal(text: str) -> Any:
-    """The value that a text writes in Python's way, such as ``[1, 2]``; else the text itself."""
+    """Return the value of a Python literal, such as ``[1, 2]``; of other texts, the text itself."""
     try:
         value = ast.literal_eval(text)
-        repr(value)  # which a hexadecimal number of thousands of digits has not
+        repr(value)  # fails for a hexadecimal number of thousands of digits
         return value
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
 def _is_plain(name: str, value: Any, depth: int) -> bool:
-    """Whether a value cannot say what is loaded, nor how much memory is taken by itself."""
+    """Whether an argument can neither choose what is loaded nor, on its own, take much memory."""
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, (int, float)):
@@ -124,7 +124,7 @@ def _is_plain(name: str, value: Any, depth: int) -> bool:
 
 
 def _total(value: Any) -> float:
-    """The sum of all numbers in plain arguments: lists of them multiply what each asks for."""
+    """Return the sum of all numbers in plain arguments, as many moderate ones take much, too."""
     if isinstance(value, Mapping):
         return _total(list(value.values()))
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Networks by name: our CIFAR networks, torchvision's, timm's, and a user's own factory."""
+"""Networks by name: precrop's CIFAR networks, torchvision's, timm's, and a user's own factory."""
 
 import inspect
 import re
@@ -34,9 +34,9 @@ def load_model(
             model (``timm:resnet50``), or ``package.module:factory``, where the module may lie in
             the current folder, or ``./file.py:factory``.
         args: keyword arguments for the builder.
-        like: the shapes that the network's tensors should have; where building takes far more, it
-            ends (`precrop.allowance`). Only a factory of the user's own is built without bounds.
-        weights: bytes of the file whose weights it is for, which bound it, too.
+        like: the shapes that the network's tensors should have; building ends with an error if it
+            takes far more (`precrop.allowance`). Only a user's own factory runs without bounds.
+        weights: size in bytes of the file with its weights, which is a bound, too.
 
     Raises:
         PrecropError: the name is unknown (the message has the closest ones), its library is not
@@ -52,7 +52,7 @@ def load_model(
 
 
 def library_names() -> dict[str, list[str]]:
-    """Names that `load_model` takes, by the library that has the networks: those installed."""
+    """Return the names that `load_model` takes, by installed library."""
     found = {"precrop": list(models.__all__)}
     with suppress(ImportError):
         found["torchvision"] = import_module("torchvision.models").list_models()
@@ -62,7 +62,7 @@ def library_names() -> dict[str, list[str]]:
 
 
 def default_input_shape(name: str, model: nn.Module) -> tuple[int, ...]:
-    """The shape of one input, without the batch, that ``model`` (``name``'s network) is made for.
+    """Return the shape of one input, without batch, that a network of this name is made for.
 
     Raises:
         PrecropError: it is not known for this network.
@@ -80,7 +80,7 @@ def default_input_shape(name: str, model: nn.Module) -> tuple[int, ...]:
 
 
 def _builder(name: str, args: Mapping[str, Any]) -> Callable[[], Any]:
-    """What makes a network, with its arguments."""
+    """Return a function that builds a network with these arguments."""
     library, colon, rest = name.partition(":")
     if not colon:
         return _named(name, args)
@@ -103,14 +103,14 @@ def _named(name: str, args: Mapping[str, Any]) -> Callable[[], Any]:
     if "weights_backbone" in inspect.signature(builder).parameters:
         fresh["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
-        fresh["init_weights"] = True  # torchvision's default; unsaid, it warns
+        fresh["init_weights"] = True  # torchvision's default, which warns if not given
     refuse_trained(args)
     return partial(builder, **{**fresh, **args})
 
 
 def _of_timm(name: str, args: Mapping[str, Any]) -> Callable[[], Any]:
     timm = _library("timm", f"timm:{name}")
-    # Of what timm takes for a name only its registry's, with a tag: no scheme, no path.
+    # Of all that timm takes for a name, allow only its registry's, with a tag: no scheme, no path.
     if re.fullmatch(r"\w+(\.\w+)?", name) is None or not timm.is_model(name):
         raise _unknown(name, "timm model", timm.list_models())
     refuse_trained(args)
@@ -118,7 +118,7 @@ def _of_timm(name: str, args: Mapping[str, Any]) -> Callable[[], Any]:
 
 
 def call_factory(name: str) -> Any:
-    """What a user's own factory makes, named as for `load_model`, without arguments.
+    """Return what a user's own factory, named as for `load_model`, makes without arguments.
 
     Raises:
         PrecropError: the module or the factory is missing, or either raises.
@@ -140,7 +140,7 @@ def _library(module_name: str, name: str) -> ModuleType:
 
 
 def refuse_trained(args: Mapping[str, Any]) -> None:
-    """Refuse arguments that stand for trained weights, or for another network."""
+    """Refuse arguments that ask for trained weights or for another network."""
     for key in args:
         if key == "model_name":
             raise PrecropError("argument model_name: the network is named once, as timm:NAME")
@@ -156,7 +156,7 @@ def _unknown(name: str, kind: str, known: Iterable[str]) -> PrecropError:
 
 
 def _unknown_model(name: str, known: Iterable[str]) -> PrecropError:
-    """The error for a name that no table has, with what was meant where it looks like a path."""
+    """Return the error for an unknown name; if it looks like a path, with what was meant."""
     module, dot, function = name.rpartition(".")
     if not dot:
         return _unknown(name, "model", known)
@@ -169,7 +169,7 @@ def _unknown_model(name: str, known: Iterable[str]) -> PrecropError:
 
 
 def _torchvision_shape(name: str, model: nn.Module) -> tuple[int, ...] | None:
-    """What the network's own attributes say, else the smallest crop among its trained weights."""
+    """Return the shape in a network's attributes, else its trained weights' smallest crop."""
     resize = getattr(model, "transform", None)
     if resize is not None:  # a detector, which resizes its images by itself
         return (3, resize.min_size[-1], resize.min_size[-1])

@@ -1,5 +1,5 @@
-"""Judges choices of widths by networks that others trained and published.
+"""Judging choices of widths by networks that others trained and published.
 
-Three questions to NATS-Bench's size search space, each on three data sets, a module each: `order`,
-`regret` and `gain`. `published` asks the same of published widths.
+Three modules each put a question to NATS-Bench's size search space, on three data sets: `order`,
+`regret` and `gain`. `published` compares plans with published widths.
 """

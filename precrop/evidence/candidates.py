@@ -1,4 +1,4 @@
-"""What chooses widths, and what it chooses in the size search space."""
+"""The ways to choose widths that are judged, and their choices in the size search space."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,26 +25,26 @@ UNIFORM = "uniform width"
 
 
 def root_macs(known: Structure) -> Floats:
-    """The square root of every layer's MACs: halfway between SynExp and uniform width.
+    """Weigh layers by the square root of their MACs: halfway between SynExp and uniform width.
 
-    Within a budget of MACs the best densities give layers MACs in proportion to their weights:
-    equal ones by SynExp, those of the original (one density for all) by weights that are the MACs.
+    Within a budget of MACs, the best densities give layers MACs in proportion to these weights:
+    equal MACs with SynExp's equal weights, one density for all with the MACs as weights.
     """
     return np.array([layer.macs for layer in known.layers], float) ** 0.5
 
 
 CONTROLS: dict[str, Callable[[Structure], Floats]] = {"root-macs": root_macs}
-"""Objectives that are no longer offered, to show by how much others are better."""
+"""Objectives that are no longer offered, kept to show how much better others are."""
 
 
 @dataclass(frozen=True)
 class Control(precrop.SynExp):
-    """Widths by one of `CONTROLS`."""
+    """A strategy that chooses widths by one of `CONTROLS`."""
 
     name: str = "root-macs"
 
     def __call__(self, problem: Program) -> Solution:
-        """Solve it once."""
+        """Solve the problem once, with the control's weights."""
         weighed = problem.weighed(CONTROLS[self.name](problem.structure))
         return Solution(weighed, allocate(weighed), weighed.value)
 
@@ -53,13 +53,13 @@ class Control(precrop.SynExp):
 class Candidate:
     """One way to choose widths."""
 
-    name: str  # for tables
-    options: Mapping[str, Any] = field(default_factory=dict)  # of `precrop.plan`
-    method: str | None = None  # whose densities are turned into channels, if any
+    name: str  # its name in tables
+    options: Mapping[str, Any] = field(default_factory=dict)  # keywords of `precrop.plan`
+    method: str | None = None  # the method whose densities are turned into channels, if any
 
 
 def strategies() -> list[Candidate]:
-    """Every objective that is registered, uniform width, other balances and the two-step rules."""
+    """Return every objective and control, uniform width, two other balances, two-step rules."""
     objectives = [Candidate(name, {"objective": name}) for name in OBJECTIVES]
     objectives += [Candidate(name, {"strategy": Control(name=name)}) for name in CONTROLS]
     uniform = Candidate(UNIFORM, {"rule": "uniform"})
@@ -69,14 +69,14 @@ def strategies() -> list[Candidate]:
 
 
 def slow_strategies() -> list[Candidate]:
-    """The exact objective, and every method whose densities need no data, turned into channels."""
+    """Return the exact objective, and data-free methods whose densities become channels."""
     names = [name for name, method in METHODS.items() if not method.needs_data]
     methods = [Candidate(f"densities of {name}", method=name) for name in names]
     return [Candidate("exact", {"objective": "exact"}), *methods]
 
 
 def fixed_network(kind: type[NatsNetwork], widths: Sequence[int], num_classes: int) -> NatsNetwork:
-    """A network with the same weights every time: some methods look at them."""
+    """Build a network with the same weights every time, as some methods look at them."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return kind(widths, num_classes)
@@ -86,7 +86,7 @@ def fixed_network(kind: type[NatsNetwork], widths: Sequence[int], num_classes: i
 def _reading(
     kind: type[NatsNetwork], widths: tuple[int, ...], data_set: DataSet
 ) -> precrop.Reading:
-    """Each network is planned for many budgets, and read once for all of them."""
+    """Read a network once for all budgets that it is planned for."""
     return precrop.Reading(fixed_network(kind, widths, data_set.num_classes), data_set.input_shape)
 
 
@@ -98,17 +98,17 @@ def chosen_widths(
     kind: type[NatsNetwork] = FiveWidths,
     **asked: Any,
 ) -> Floats | None:
-    """The five widths of the plan, shape (5,); None where its budgets cannot be met.
+    """Return the five widths of the plan, shape (5,); None if its budgets cannot be met.
 
-    Where widths inside a cell are free the five are the geometric means of the outputs of each
-    stage's 3x3 convolutions.
+    If widths inside cells are free, each of the five is the geometric mean of the output channels
+    of a stage's 3x3 convolutions.
 
     Args:
-        data_set: gives the classes and the size of the images.
-        base: five widths of the network that is cropped.
-        strategy: how widths are found.
-        kind: of network: `FiveWidths` or `FreeWidths`.
-        asked: budgets and ``expand`` of `precrop.plan`.
+        data_set: gives the number of classes and the size of the images.
+        base: the five widths of the network that is cropped.
+        strategy: how widths are chosen.
+        kind: the class of the network, `FiveWidths` or `FreeWidths`.
+        asked: budgets and ``expand``, as for `precrop.plan`.
     """
     reading = _reading(kind, tuple(base), data_set)  # type: ignore[arg-type] # classes have hashes
     try:

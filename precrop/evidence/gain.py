@@ -1,4 +1,4 @@
-"""Gain: how far ahead of uniform width is a plan, and how far could it be?"""
+"""Gain: how far is a plan ahead of uniform width, and how far could it be?"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SENSIBLE = {
     "pyramid": (16, 24, 32, 48, 64),
     "gentle pyramid": (32, 40, 48, 56, 64),
 }
-"""Base networks of the kind that people design: as wide or wider towards the output."""
+"""Base networks of the kind that people design: never narrower towards the output."""
 ILL_SHAPED = {
     "inverted": (64, 48, 32, 24, 16),
     "halving": (64, 32, 32, 16, 16),
@@ -34,7 +34,7 @@ PRECONFIG = {"both whole": (1.0, 1.0), "80% of the parameters": (0.8, 1.0)}
 
 @dataclass(frozen=True)
 class Case:
-    """One base network with its budgets, as shares of its own costs."""
+    """One base network with budgets, as shares of its own costs."""
 
     kind: str
     shape: str
@@ -45,7 +45,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Shapes times budgets: both, MACs alone, parameters alone; cropped, and as PreConfig."""
+    """Yield every shape with every budget: MACs, parameters or both if cropped, and PreConfig's."""
     for kind, shapes in (("sensible", SENSIBLE), ("ill-shaped", ILL_SHAPED)):
         for shape, base in shapes.items():
             for share in SHARES:
@@ -59,10 +59,10 @@ def cases() -> Iterator[Case]:
 
 
 def gains(table: Table, strategy: Candidate, chosen: Sequence[Case]) -> Iterator[dict[str, Any]]:
-    """What a strategy gains over uniform width at the same budgets, and what could be gained.
+    """Yield a strategy's gain over uniform width at the same budgets, and the possible gain.
 
-    PreConfig is set beside the base network itself. Widths of plans that the table lacks (they may
-    pass 64) are left out.
+    PreConfig is compared with the base network itself. Plans with widths beyond 64, which the table
+    lacks, are left out.
     """
     for case in chosen:
         asked: dict[str, Any] = {**case.budgets, "expand": case.expand}
@@ -93,7 +93,7 @@ def gains(table: Table, strategy: Candidate, chosen: Sequence[Case]) -> Iterator
 def _uniform_widths(
     data_set: DataSet, base: tuple[int, ...], budgets: tuple[tuple[str, float], ...]
 ) -> Floats | None:
-    """Those of uniform width, which every strategy is compared with."""
+    """Return the widths by the uniform rule, once for all strategies that are compared with it."""
     asked: dict[str, Any] = dict(budgets)
     return chosen_widths(data_set, base, Candidate(UNIFORM, {"rule": "uniform"}), **asked)
 
@@ -102,7 +102,7 @@ _structure = lru_cache(maxsize=100)(structure)
 
 
 def _best(table: Table, case: Case) -> int:
-    """The network with the highest smooth accuracy that a plan could have chosen."""
+    """Return the row of the network with the highest smooth accuracy that a plan could choose."""
     known = _structure(table.data_set, case.base)
     allowed = np.ones(len(table.params), bool)
     for name, share in case.budgets.items():

@@ -1,4 +1,4 @@
-"""How sure a mean is."""
+"""Confidence intervals of means."""
 
 import numpy as np
 from scipy.stats import sem, t
@@ -9,7 +9,7 @@ CONFIDENCE = 0.95
 
 
 def interval(name: str, values: Floats) -> dict[str, float]:
-    """The mean and its 95% interval by Student's distribution; of one value the ends are NaN."""
+    """Return the mean and its 95% interval by Student's t; for one value, the ends are NaN."""
     values = values[~np.isnan(values)]
     if not len(values):
         return {name: np.nan, f"{name} low": np.nan, f"{name} high": np.nan}

@@ -1,4 +1,4 @@
-"""NATS-Bench's size search space as a judge: every choice of five widths has a known accuracy."""
+"""NATS-Bench's size search space, in which the accuracy of every choice of widths is known."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ Integers = NDArray[np.int64]
 
 FILE = "nats-sss.parquet"
 STEP = 8
-"""Widths of the table are multiples of it."""
+"""All widths in the table are multiples of this."""
 MOST_BYTES = 2**26
-"""Of the table in memory; it has 8^5 rows of 14 numbers."""
+"""Limit on the table in memory; it has 8^5 rows of 14 numbers."""
 DEGREE = 4
-"""Of the surface that is fitted to the accuracies, a polynomial in the log widths."""
+"""Degree of the surface that is fitted to the accuracies, a polynomial in the log widths."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ DATA_SETS = (
 
 @dataclass(frozen=True)
 class Table:
-    """The networks of the space on one data set."""
+    """All networks of the space on one data set."""
 
     data_set: DataSet
     widths: Integers  # channels, shape (networks, 5)
     params: Integers  # shape (networks,)
     macs: Integers  # multiply-accumulates of one image, shape (networks,)
-    raw: Floats  # top-1 accuracy in percent of the one run of every network, shape (networks,)
+    raw: Floats  # top-1 accuracy in percent of each network's single run, shape (networks,)
 
     @cached_property
     def smooth(self) -> Floats:
-        """Accuracies without the noise of single runs: the surface at every network."""
+        """Accuracies without the noise of single runs: the fitted surface at every network."""
         return self.surface(self.widths)
 
     @cached_property
@@ -71,16 +71,16 @@ class Table:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of what the surface leaves, in points."""
+        """Standard deviation of raw accuracies around the surface, in percentage points."""
         freedom = len(self.raw) - len(self._coefficients)
         return float(np.sqrt(((self.raw - self.smooth) ** 2).sum() / freedom))
 
     def surface(self, widths: Integers | Floats) -> Floats:
-        """Accuracies at any widths, shape (networks, 5), by the fitted surface."""
+        """Return the fitted surface's accuracies at any widths, shape (networks, 5)."""
         return _monomials(widths) @ self._coefficients
 
     def measured(self, widths: Integers | Floats) -> Floats:
-        """Raw accuracies of networks, shape (networks, 5); NaN where the table lacks one."""
+        """Return raw accuracies at widths, shape (networks, 5); NaN where the table lacks them."""
         rows = [self._rows.get(tuple(map(float, row))) for row in widths]
         return np.array([np.nan if row is None else self.raw[row] for row in rows])
 
@@ -90,7 +90,7 @@ class Table:
 
 
 def _monomials(widths: Integers | Floats) -> Floats:
-    """All products of at most `DEGREE` centred log widths, shape (networks, monomials)."""
+    """Return all products of up to `DEGREE` centred log widths, shape (networks, monomials)."""
     logs = np.log(np.asarray(widths, float) / 32)
     powers = [
         power
@@ -102,10 +102,10 @@ def _monomials(widths: Integers | Floats) -> Floats:
 
 
 def load_tables(path: Path) -> list[Table]:
-    """The tables of all data sets.
+    """Load the tables of all data sets.
 
     Args:
-        path: the parquet file, or a folder that holds it (or ``nats-sss/`` with it).
+        path: the Parquet file, its folder, or the folder that holds ``nats-sss/`` with it.
 
     Raises:
         PrecropError: there is no such file, or it has other columns.
@@ -133,7 +133,7 @@ def load_tables(path: Path) -> list[Table]:
 
 
 class FreeCell(NatsCell):
-    """A cell that has its projection even between equal widths."""
+    """A cell that has a projection even between equal widths."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
@@ -141,7 +141,7 @@ class FreeCell(NatsCell):
 
 
 class TiedCell(FreeCell):
-    """Its three nodes share one width, as in the table: a sum that adds nothing ties them."""
+    """A cell whose three nodes share one width, as in the table: a sum times zero ties them."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, inputs, H, W)`` to ``(N, outputs, H, W)``."""
@@ -150,7 +150,7 @@ class TiedCell(FreeCell):
 
 
 class TiedReduction(NatsReduction):
-    """Its hidden map and its output share one width, as in the table."""
+    """A reduction whose hidden map and output share one width, as in the table."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, inputs, H, W)`` to ``(N, outputs, H/2, W/2)``."""
@@ -161,8 +161,8 @@ class TiedReduction(NatsReduction):
 class FreeWidths(NatsNetwork):
     """A network of the space whose cells may have other widths inside than at their ends.
 
-    Later cells keep their projection where both ends have one width, so that five widths can be
-    chosen at the ends; the first cell, whose ends are always one, has none.
+    Later cells have a projection even if both ends have the same width, so that five widths can be
+    chosen at the ends; the first cell, whose ends always have the same width, has none.
     """
 
     cell = FreeCell
@@ -173,13 +173,13 @@ class FreeWidths(NatsNetwork):
 
 
 class FiveWidths(FreeWidths):
-    """A network of the space in which just the five widths of the table can be chosen."""
+    """A network of the space in which only the table's five widths can be chosen."""
 
     cell = TiedCell
     reduction = TiedReduction
 
 
 def structure(data_set: DataSet, widths: Sequence[int]) -> Structure:
-    """Groups, layers and costs of a network with the table's five widths to choose."""
+    """Return the groups, layers and costs of a network whose five widths are to be chosen."""
     network = FiveWidths(widths, data_set.num_classes)
     return lower(read_network(network, Inputs(data_set.input_shape))).structure

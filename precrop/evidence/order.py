@@ -1,4 +1,4 @@
-"""Order: of networks of one size, do those with the larger objective have the higher accuracy?"""
+"""Order: among networks of one size, does a larger objective go with a higher accuracy?"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,11 +20,11 @@ from precrop.strategies.exact import EXACT
 from precrop.strategies.objectives import OBJECTIVES
 
 EXACT_BANDS = 60
-"""Bands whose networks the exact objectives are computed for, hundredths of a second each."""
+"""Number of bands for the exact objectives, which take hundredths of a second per network."""
 
 
 def objective_values(table: Table) -> dict[str, Floats]:
-    """The value of every objective that weighs layers for every network; parameters and MACs."""
+    """Return, per network, all objectives that weigh layers, and its parameters and MACs."""
     whole = structure(table.data_set, WIDEST)
     x = _log_ratios(table)
     values = {"params": table.params.astype(float), "macs": table.macs.astype(float)}
@@ -38,7 +38,7 @@ def objective_values(table: Table) -> dict[str, Floats]:
 
 
 def exact_values(table: Table, rows: Integers) -> dict[str, Floats]:
-    """Log SynExp and log E[R] of the networks in these rows; NaN for others."""
+    """Return log SynExp and log E[R] of the networks in these rows, and NaN for others."""
     network = read_network(
         fixed_network(FiveWidths, WIDEST, table.data_set.num_classes),
         Inputs(table.data_set.input_shape),
@@ -54,17 +54,17 @@ def exact_values(table: Table, rows: Integers) -> dict[str, Floats]:
 
 
 def _log_ratios(table: Table) -> Floats:
-    """Of every network's widths to the widest ones, shape (networks, 5)."""
+    """Return log ratios of every network's widths to the widest ones, shape (networks, 5)."""
     return np.asarray(np.log(table.widths / np.array(WIDEST)), float)
 
 
 def order(table: Table) -> Iterator[dict[str, Any]]:
-    """Rank correlations of objectives with accuracy: the mean over bands, with its interval."""
+    """Yield objectives' rank correlations with accuracy: the mean over bands and its interval."""
     yield from _ordered(table, objective_values(table), bands(table))
 
 
 def exact_order(table: Table) -> Iterator[dict[str, Any]]:
-    """The same of the exact objectives, and of SynExp's on the same few bands, drawn at random."""
+    """Yield the same for the exact objectives, and for SynExp, on a few bands drawn at random."""
     found = bands(table)
     drawn = np.random.default_rng(0).permutation(len(found))[:EXACT_BANDS]
     chosen = [found[index] for index in sorted(drawn)]

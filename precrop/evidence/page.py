@@ -1,4 +1,4 @@
-"""The page about what the evidence says: tables and two pictures."""
+"""The tables and the two pictures of the page on the evidence."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise, product
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16_120": "ImageNet16-120"}
 DEFAULT = "synexp"
 SHOWN = {"PreConfig, both whole": "PreConfig, same parameters and MACs"}
-"""Budgets by what tables call them, where that is not what they are stored as."""
+"""Names of budgets in tables, if they differ from the stored names."""
 COLORS = ("#0072b2", "#d55e00", "#009e73")
 _GREY = "#8a8f94"
 _STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.hashsalt": "precrop",  # the same identifiers every time a picture is drawn
+    "svg.hashsalt": "precrop",  # gives the same ids every time a picture is drawn
 }
 
 
 def order_table(found: Evidence) -> str:
-    """Rank correlations within bands: one row an objective."""
+    """Return rank correlations within bands: one row per objective."""
     text = (
         "{rho smooth:.2f} ({rho smooth low:.2f} to {rho smooth high:.2f}), {rho raw:.2f}; "
         "{tau smooth:.2f}, {tau raw:.2f}"
@@ -45,7 +45,7 @@ def order_table(found: Evidence) -> str:
 
 
 def regret_table(found: Evidence) -> str:
-    """Points behind the best network within two budgets: one row a strategy, the best first."""
+    """Return points behind the best network within two budgets: a row per strategy, best first."""
     rows = []
     for (data_set, strategy), group in found.regret.groupby(["data set", "strategy"], sort=False):
         row = interval("regret", group["regret"].to_numpy())
@@ -68,7 +68,7 @@ def regret_table(found: Evidence) -> str:
 
 
 def gains_table(found: Evidence) -> str:
-    """Gain over uniform width and the best network's: one row a kind of shape and of budgets."""
+    """Return gains over uniform width, planned and possible: a row per kind of shape and budget."""
     frame = found.gains[found.gains["strategy"] == DEFAULT]
     frame = frame.assign(case=frame["kind"] + ", " + frame["budgets"].replace(SHOWN))
     columns = ["gain", "possible", "raw gain", "raw possible"]
@@ -83,7 +83,7 @@ def gains_table(found: Evidence) -> str:
 
 
 def shares_table(found: Evidence) -> str:
-    """Gain of every strategy as a share of the best network's, by kind of budgets."""
+    """Return each strategy's gain as a share of the best network's, by kind of shape and budget."""
     frame = found.gains
     cases = list(product(frame["kind"].unique(), frame["budgets"].unique()))
     totals = frame.groupby(["strategy", "kind", "budgets"], sort=False)[["gain", "possible"]].sum()
@@ -98,7 +98,7 @@ def shares_table(found: Evidence) -> str:
 
 
 def published_table(found: Evidence) -> str:
-    """Rank correlation with published widths, and distance from them: one row a network."""
+    """Return rank correlations with published widths, and distances: one row per network."""
     frame = found.published
     ways = list(dict.fromkeys(frame["chosen by"]))
     lines = []
@@ -117,7 +117,7 @@ def _closeness(row: pd.Series) -> str:
 
 
 def experts_table(found: Evidence) -> str:
-    """How published networks of one family agree: one row a family."""
+    """Return how well published networks of one family agree: one row per family."""
     rows = []
     for family, group in disagreement(found.published).groupby("family", sort=False):
         cells = [
@@ -131,7 +131,7 @@ def experts_table(found: Evidence) -> str:
 def _by_data_set(
     frame: pd.DataFrame, key: str, order: Iterable[Any], cell: Callable[[Mapping[str, Any]], str]
 ) -> str:
-    """A table with a column for each data set."""
+    """Return a table with one column per data set."""
     present = _present(frame)
     rows = frame.drop_duplicates([key, "data set"]).to_dict("records")
     cells = {(row[key], row["data set"]): cell(row) for row in rows}
@@ -140,19 +140,19 @@ def _by_data_set(
 
 
 def _present(frame: pd.DataFrame) -> list[str]:
-    """The data sets of a frame, in the usual order."""
+    """Return the data sets of a frame, in the usual order."""
     return [name for name in NAMES if name in set(frame["data set"])]
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown whose columns but the first are of numbers."""
+    """Return a Markdown table; all columns but the first hold numbers."""
     texts = ("| ".join(f"{cell} " if cell else "" for cell in row) for row in (heads, *rows))
     head, *lines = (f"| {text}|" for text in texts)
     return "\n".join([head, "|---|" + "---:|" * (len(heads) - 1), *lines])
 
 
 def draw_order(tables: Sequence[Table]) -> "Figure":
-    """Accuracy against the objective, both as distances from the mean of the network's band."""
+    """Draw accuracy against the objective, both relative to the mean of the network's band."""
     with drawing().rc_context(_STYLE):
         figure = new_figure(9, 3.4)
         axes = figure.subplots(1, len(tables), squeeze=False)[0]
@@ -184,7 +184,7 @@ def draw_order(tables: Sequence[Table]) -> "Figure":
 
 
 def draw_gains(found: Evidence) -> "Figure":
-    """What is gained over uniform width, against what the best network gains."""
+    """Draw the plans' gains over uniform width against those of the best networks."""
     frame = found.gains[found.gains["strategy"] == DEFAULT]
     with drawing().rc_context(_STYLE):
         present = _present(frame)

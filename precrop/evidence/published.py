@@ -1,8 +1,8 @@
-"""Sets plans beside widths that others published: AutoSlim, AMC, MetaPruning, TAS, timm and more.
+"""Comparison of plans with published widths: AutoSlim, AMC, MetaPruning, TAS, timm and more.
 
-Every configuration is planned anew at its own parameters and MACs, starting from the network that
-its authors started from, and the widths are compared as logarithms of their ratios to that
-network's. Uniform width stands beside it.
+Each configuration is planned anew at its own parameters and MACs, from the network that its authors
+started from. Published and planned widths, and uniform ones, are compared as log ratios to that
+network's widths.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,9 +35,9 @@ class Configuration:
     """Published widths of one network."""
 
     family: str  # configurations of one family start from one network
-    name: str  # for tables
-    method: str  # that found them
-    make: Callable[[], nn.Module]  # builds the network that was started from
+    name: str  # its name in tables
+    method: str  # the method that found the widths
+    make: Callable[[], nn.Module]  # builds the network that its authors started from
     input_shape: tuple[int, int, int]  # of one image
     widths: Mapping[str, int]  # output channels by layer name, a layer for each chosen width
     budgets: Mapping[str, int]  # parameters and MACs of the published network, as far as known
@@ -45,13 +45,13 @@ class Configuration:
 
 
 def load_published(path: Path) -> list[Configuration]:
-    """All configurations whose topology can be built.
+    """Load all configurations whose topology can be built.
 
     Args:
         path: the JSON file, or the folder that holds it.
 
     Raises:
-        PrecropError: there is no such file, or it is no list of configurations.
+        PrecropError: there is no such file, or it is not a list of configurations.
     """
     found = path / FILE if path.is_dir() else path
     if not found.is_file():
@@ -93,18 +93,18 @@ Read = tuple[Callable[[], nn.Module], tuple[int, int, int], dict[str, int]]
 def _in_order(
     make: Callable[[], nn.Module], shape: tuple[int, int, int], row: Mapping[str, Any]
 ) -> Read:
-    """Widths of all convolutions but the depthwise ones, in order."""
+    """Assign a row's widths, in order, to all convolutions except the depthwise ones."""
     parts = make().named_modules()
     names = [name for name, m in parts if isinstance(m, nn.Conv2d) and m.groups == 1]
     return make, shape, dict(zip(names, row["widths"], strict=True))
 
 
 mobilenet_v1 = partial(load_model, "timm:mobilenetv1_100", {})
-"""MobileNet with its own widths: Howard et al. 2017 (arXiv 1704.04861), table 1."""
+"""Builds MobileNet with its own widths: Howard et al. 2017 (arXiv 1704.04861), table 1."""
 
 
 def _mobilenet_v2(row: Mapping[str, Any]) -> Read | None:
-    if "stem" not in row:  # MetaPruning's raw lists are of another parametrisation
+    if "stem" not in row:  # MetaPruning's raw lists use another parametrisation
         return None
     widths = {"features.0.0": row["stem"], "features.1.conv.1": row["outs"][0]}
     for index, (hidden, out) in enumerate(zip(row["hidden"][1:], row["outs"][1:], strict=True), 2):
@@ -142,7 +142,7 @@ def _mnasnet(row: Mapping[str, Any]) -> Read:
 def _tas(row: Mapping[str, Any]) -> Read | None:
     channels, depths = row["xchannels"][1:], row["xblocks"]
     if len(depths) != 3 or len(channels) != 1 + 2 * sum(depths):
-        return None  # ImageNet's and the bottlenecks of ResNet-164
+        return None  # networks for ImageNet, and ResNet-164 with its bottlenecks
     classes = 100 if "C100" in row["name"] else 10
     names = ["0"]
     for block in range(sum(depths)):
@@ -151,7 +151,7 @@ def _tas(row: Mapping[str, Any]) -> Read | None:
 
 
 def cifar_resnet(depths: Sequence[int], num_classes: int) -> nn.Module:
-    """A ResNet for CIFAR with any number of blocks in each of its three stages."""
+    """Build a ResNet for CIFAR with any number of blocks in each of its three stages."""
     blocks: list[nn.Module] = []
     inputs = 16
     for stage, depth in enumerate(depths):
@@ -182,7 +182,7 @@ READERS: dict[str, Callable[[Mapping[str, Any]], Read | None]] = {
 
 
 def log_ratios(configuration: Configuration, plan: precrop.Plan) -> tuple[Floats, Floats]:
-    """Published and planned log ratios to the original widths, one for every width of its own."""
+    """Return published and planned log ratios to the original widths, one per group of layers."""
     published: dict[str, list[float]] = {}
     planned: dict[str, float] = {}
     for layer in plan.layers:
@@ -198,7 +198,7 @@ def log_ratios(configuration: Configuration, plan: precrop.Plan) -> tuple[Floats
 def compare(
     configuration: Configuration, strategies: Sequence[Candidate]
 ) -> Iterator[dict[str, Any]]:
-    """How close each way to choose widths comes to the published ones, one row a way."""
+    """Yield how close each strategy comes to the published widths, one row per strategy."""
     model, budgets = configuration.make(), dict(configuration.budgets)
     for strategy in strategies:
         asked: dict[str, Any] = {**budgets, **strategy.options, "expand": True, "divisor": 1}
@@ -218,18 +218,18 @@ def compare(
 
 
 def correlation(a: Floats, b: Floats) -> float:
-    """Spearman's rank correlation; NaN where one side does not vary."""
+    """Return Spearman's rank correlation; NaN if one side does not vary."""
     varies = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
     return float(spearmanr(a, b).statistic) if varies else np.nan
 
 
 def distance(a: Floats, b: Floats) -> float:
-    """Root mean square difference of log ratios: 0.1 is about 10% of a width."""
+    """Return the root mean square difference of log ratios: 0.1 is about 10% of a width."""
     return float(np.sqrt(((a - b) ** 2).mean()))
 
 
 def disagreement(compared: pd.DataFrame) -> pd.DataFrame:
-    """How published networks of one family agree with each other, pair by pair."""
+    """Return how well published networks of one family agree with each other, pair by pair."""
     rows = []
     for family, group in compared.drop_duplicates("configuration").groupby("family", sort=False):
         for (_, one), (_, other) in combinations(group.iterrows(), 2):

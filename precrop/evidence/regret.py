@@ -1,4 +1,4 @@
-"""Regret: how far behind the best network within two budgets is the plan's?"""
+"""Regret: how far is the plan's network behind the best one within two budgets?"""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -13,11 +13,11 @@ from precrop.models.nats import NatsNetwork
 
 BUDGETS = 300
 FEW_BUDGETS = 20
-"""Budgets for what takes long: SynFlow's hundred rounds and the exact objective, a second each."""
+"""Number of budgets for slow candidates, such as SynFlow or the exact objective: a second each."""
 
 
 def drawn_budgets(table: Table, count: int) -> list[tuple[int, int]]:
-    """Parameters and MACs of networks drawn at random, where enough others are of that size."""
+    """Return parameters and MACs of networks drawn at random, if enough others have their size."""
     rows = np.random.default_rng(0).permutation(len(table.params))
     drawn = ((int(table.params[row]), int(table.macs[row])) for row in rows)
     return list(islice((pair for pair in drawn if len(of_size(table, *pair)) >= FEWEST), count))
@@ -26,7 +26,7 @@ def drawn_budgets(table: Table, count: int) -> list[tuple[int, int]]:
 def regret(
     table: Table, strategy: Candidate, count: int, kind: type[NatsNetwork] = FiveWidths
 ) -> Iterator[dict[str, Any]]:
-    """How far behind the best network within two budgets the strategy's is, budget by budget."""
+    """Yield, for each pair of budgets, how far the strategy's network is behind the best one."""
     name = strategy.name + (", widths inside cells free" if kind is FreeWidths else "")
     for budget, (params, macs) in enumerate(drawn_budgets(table, count)):
         widths = chosen_widths(
@@ -37,7 +37,7 @@ def regret(
 
 
 def baselines(table: Table, count: int) -> Iterator[dict[str, Any]]:
-    """Regret of what needs no plan: a network of that size at random, the largest one."""
+    """Yield the regret without a plan: of the average network of that size, and of the largest."""
     for budget, (params, macs) in enumerate(drawn_budgets(table, count)):
         same = table.widths[of_size(table, params, macs)]
         outcome = _outcome(table, "any network of the size", params, macs, same)
@@ -51,7 +51,7 @@ def baselines(table: Table, count: int) -> Iterator[dict[str, Any]]:
 def _outcome(
     table: Table, name: str, params: int, macs: int, chosen: Integers | Floats
 ) -> dict[str, Any]:
-    """What became of choices, shape (networks, 5): the mean accuracy, beside what was possible."""
+    """Return the mean accuracy of choices, shape (networks, 5), relative to what was possible."""
     within = (table.params <= params) & (table.macs <= macs)
     same = table.smooth[of_size(table, params, macs)]
     accuracy = table.surface(chosen).mean()

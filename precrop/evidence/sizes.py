@@ -1,4 +1,4 @@
-"""Networks of one size, among those whose accuracy is known."""
+"""Networks of one size, among those whose accuracies are known."""
 
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
@@ -8,13 +8,13 @@ from precrop.errors import PrecropError
 from precrop.evidence.nats import Table
 
 BAND = 0.03
-"""Networks whose parameters and whose MACs are this close count as of one size."""
+"""Networks whose parameters and MACs differ by no more than this count as of one size."""
 FEWEST = 10
-"""Networks that a band needs, and a budget has just within it."""
+"""Networks that a band must have, and that must lie just within a pair of budgets."""
 
 
 def bands(table: Table) -> list[NDArray[np.int64]]:
-    """Networks of one size: cells of a grid of `BAND` in log parameters and log MACs.
+    """Return groups of networks of one size: cells of a `BAND` grid in log parameters and MACs.
 
     Raises:
         PrecropError: the table has too few networks for one band.
@@ -31,7 +31,7 @@ def bands(table: Table) -> list[NDArray[np.int64]]:
 
 
 def of_size(table: Table, params: int, macs: int) -> NDArray[np.int64]:
-    """Networks just within both budgets."""
+    """Return the networks just within both budgets."""
     within = (table.params <= params) & (table.macs <= macs)
     close = (table.params >= (1 - BAND) * params) & (table.macs >= (1 - BAND) * macs)
     return np.flatnonzero(within & close)

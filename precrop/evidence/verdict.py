@@ -1,4 +1,4 @@
-"""All that the size search space says, as frames that are kept in one file."""
+"""All results of the evidence, as data frames that are kept in one file."""
 
 import hashlib
 import json
@@ -33,23 +33,23 @@ from precrop.strategies.objectives import OBJECTIVES
 Rows = Iterable[dict[str, Any]]
 FRAMES = ("order", "regret", "gains", "published")
 DECIMALS = 4
-"""That are kept of every number."""
+"""Decimals that are kept of every number."""
 COMPARED = (*OBJECTIVES, *CONTROLS, UNIFORM)
-"""Strategies that are set beside published widths."""
+"""Strategies that are compared with published widths."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured."""
+    """All measurements."""
 
     order: pd.DataFrame  # rank correlations within bands, by data set and objective
-    regret: pd.DataFrame  # one row for every data set, strategy and pair of budgets
-    gains: pd.DataFrame  # one row for every data set, strategy and case
-    published: pd.DataFrame  # one row for every published network and objective
+    regret: pd.DataFrame  # one row per data set, strategy and pair of budgets
+    gains: pd.DataFrame  # one row per data set, strategy and case
+    published: pd.DataFrame  # one row per published network and strategy
     noise: dict[str, float]  # standard deviation of single runs around the surface, by data set
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Return all of it as plain values."""
         return {**{name: _packed(getattr(self, name)) for name in FRAMES}, "noise": self.noise}
 
     def save(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class Evidence:
 
     @classmethod
     def load(cls, path: Path) -> "Evidence":
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         found = read_json(path)
         return cls(
             **{name: _unpacked(found[name]) for name in FRAMES}, noise=figures(found["noise"])
@@ -66,7 +66,7 @@ class Evidence:
 
 
 def _packed(frame: pd.DataFrame) -> dict[str, Any]:
-    """Columns of numbers as lists; of words, which repeat, each word once and its places."""
+    """Return columns of numbers as lists, and columns of texts as distinct texts and indices."""
     columns: dict[str, Any] = {}
     for name in frame.columns:
         column = frame[name]
@@ -79,7 +79,7 @@ def _packed(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _unpacked(columns: dict[str, Any]) -> pd.DataFrame:
-    """What `_packed` packed."""
+    """Return the frame that `_packed` packed."""
     return pd.DataFrame(
         {
             name: [found["words"][place] for place in found["places"]]
@@ -92,7 +92,7 @@ def _unpacked(columns: dict[str, Any]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work for one process: rows of a frame; its label tells it from all others."""
+    """One piece of work for one process, which yields rows of a frame; its label is unique."""
 
     label: str
     frame: str
@@ -103,7 +103,7 @@ class Task:
 def tasks(
     tables: Iterable[Table], published: Sequence[Configuration], budgets: int
 ) -> Iterator[Task]:
-    """All of the work in pieces of seconds."""
+    """Split all of the work into tasks that take seconds."""
     chosen = list(cases())
     few = min(budgets, FEW_BUDGETS)
     for table in tables:
@@ -129,16 +129,16 @@ def tasks(
 def _run(task: Task) -> tuple[str, list[dict[str, Any]]]:
     with threads_restored(), warnings.catch_warnings():
         torch.set_num_threads(1)
-        # Layers that SynFlow's masks empty do not matter here: only its densities are judged.
+        # Layer collapse under SynFlow does not matter here: only its densities are judged.
         warnings.simplefilter("ignore", LayerCollapseWarning)
         return task.label, list(task.work(*task.args))
 
 
 def finished(path: Path, of: str) -> dict[str, list[dict[str, Any]]]:
-    """The rows of finished tasks, by label, in a file that keeps one line a task; it is made.
+    """Return the rows of finished tasks by label, from a file with one line per task, or create it.
 
-    Its first line says what they are of. Lines that are not whole, as of a process that was killed,
-    are dropped.
+    The first line says what the rows depend on; if that is not ``of``, all are dropped. So are
+    incomplete lines, as a killed process leaves.
     """
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     found = {}
@@ -155,7 +155,7 @@ def finished(path: Path, of: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _line(text: str) -> Any:
-    """One line of a file of parts; None if the line is broken."""
+    """Parse one line of such a file; return None if the line is broken."""
     with suppress(*MALFORMED):
         return json.loads(text)
     return None
@@ -173,12 +173,12 @@ def judge(
     """Judge every strategy and method on every data set.
 
     Args:
-        tables: of `precrop.evidence.nats.load_tables`.
-        published: of `precrop.evidence.published.load_published`.
-        budgets: pairs of budgets for the regret of every strategy.
-        processes: that work side by side.
-        progress: shows how far it is.
-        parts: a file that keeps what is finished; a call with the same arguments goes on from it.
+        tables: from `precrop.evidence.nats.load_tables`.
+        published: from `precrop.evidence.published.load_published`.
+        budgets: number of pairs of budgets for the regret of every strategy.
+        processes: number of processes that work in parallel.
+        progress: shows the progress.
+        parts: a file that keeps finished tasks; a call with the same arguments resumes from it.
     """
     work = list(tasks(tables, published, budgets))
     of = _digest(tables, published, budgets, [task.label for task in work])
@@ -199,7 +199,7 @@ def judge(
 def _digest(
     tables: Sequence[Table], published: Sequence[Configuration], budgets: int, labels: Sequence[str]
 ) -> str:
-    """Of all that the rows depend on, but for the code between two versions."""
+    """Return a digest of all that the rows depend on; of the code, only the version counts."""
     known = hashlib.sha256(repr((__version__, budgets, labels)).encode())
     for table in tables:
         for column in (table.widths, table.params, table.macs, table.raw):
@@ -210,7 +210,7 @@ def _digest(
 
 
 def _results(work: list[Task], processes: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Labels and rows in the order in which they are finished."""
+    """Yield labels and rows in the order in which tasks finish."""
     if processes == 1 or not work:
         yield from map(_run, work)
         return
@@ -225,5 +225,5 @@ def _results(work: list[Task], processes: int) -> Iterator[tuple[str, list[dict[
         except BaseException:
             for process in active_children():
                 if process not in others:
-                    process.terminate()  # what it is at may take minutes
+                    process.terminate()  # its task may take minutes
             raise

@@ -1,4 +1,4 @@
-"""A page in the browser on which one moves budgets and sees the plan (extra ``explore``)."""
+"""A page in the browser on which users move budgets and see the plan (extra ``explore``)."""
 
 from precrop.explore.page import app
 

@@ -1,4 +1,4 @@
-"""What one sets on the page, as `precrop.plan`, a shell and Python take it."""
+"""The settings on the page, as `precrop.plan`, a shell and Python take them."""
 
 import shlex
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from precrop.model_spec import ModelSpec
 from precrop.solve.program import BALANCE
 
 COSTS = {"params": "parameters", "macs": "MACs", "latency": "latency", "memory": "activations"}
-"""What has a budget on the page, and what it is called there."""
+"""Costs that can have a budget on the page, with their names there."""
 STRATEGIES: dict[str, dict[str, str]] = {
     "SynExp": {},
     "Uniform": {"rule": "uniform"},
@@ -18,15 +18,15 @@ STRATEGIES: dict[str, dict[str, str]] = {
 }
 """Ways of finding widths, as keywords of `precrop.plan`."""
 USUAL = "cpu"
-"""The profile that a divisor comes from unless another is named."""
+"""The profile that the divisor ``auto`` comes from by default."""
 DIVISORS: tuple[int | Literal["auto"], ...] = ("auto", 1, 2, 4, 8, 16, 32)
 _OPTIONS = {"device_profile": "profile"}
-"""Keywords of `precrop.plan` that a shell calls otherwise."""
+"""Keywords of `precrop.plan` whose options in a shell have other names."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A network by name, and the shape of its input, or of several, if not the usual one."""
+    """A network by name, and the shape of its input, or of several, if not the default."""
 
     spec: ModelSpec
     input_shape: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
@@ -34,13 +34,13 @@ class Named:
 
 @dataclass(frozen=True)
 class Controls:
-    """The page's controls; equal ones give equal plans.
+    """The values of the page's controls; equal ones give equal plans.
 
     Attributes:
         network: its name on the page.
-        budgets: shares of what the original costs, by the names in `COSTS`.
-        strategy: a name in `STRATEGIES`; the rest are keywords of `precrop.plan`.
-        profile: whose latency.
+        budgets: shares of the original's costs, by the names in `COSTS`.
+        strategy: a name in `STRATEGIES`; attributes not listed are keywords of `precrop.plan`.
+        profile: the device profile for latency and for the divisor ``auto``.
     """
 
     network: str
@@ -54,7 +54,7 @@ class Controls:
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """What `precrop.plan` takes. A divisor is always said; else what is usual is not."""
+        """The keywords for `precrop.plan`; the divisor is always given, other defaults are not."""
         found: dict[str, Any] = {**dict(self.budgets), "divisor": self.divisor}
         found |= STRATEGIES[self.strategy]
         if "rule" not in found and self.balance != BALANCE:
@@ -68,7 +68,7 @@ class Controls:
         return found
 
     def command(self, network: Named) -> str:
-        """The same plan in a shell, written to a file."""
+        """Return a shell command that writes the same plan to a file."""
         words = ["precrop", "plan", network.spec.name]
         for name, value in network.spec.args.items():
             words += ["--arg", f"{name}={value!r}"]
@@ -79,7 +79,7 @@ class Controls:
         return shlex.join([*words, "-o", file_name(network)])
 
     def python(self, network: Named, input_shape: tuple[int, ...]) -> str:
-        """The same plan in five lines of Python, and the network that it is for."""
+        """Return five lines of Python that make the same plan and the cropped network."""
         given = "".join(f", {name}={value!r}" for name, value in self.keywords.items())
         return "\n".join(
             (
@@ -93,14 +93,14 @@ class Controls:
 
 
 def _shapes(given: tuple[Any, ...] | None) -> tuple[Any, ...]:
-    """The shapes of all inputs, where there are any."""
+    """Return the shapes of all inputs; none if they are the default."""
     if given is None:
         return ()
     return (given,) if isinstance(given[0], int) else given
 
 
 def _option(keyword: str, value: Any) -> Iterator[str]:
-    """A keyword of `precrop.plan` as words of a command."""
+    """Yield a keyword of `precrop.plan` as words of a command."""
     option = f"--{_OPTIONS.get(keyword, keyword)}"
     if value is True:
         yield option
@@ -110,6 +110,6 @@ def _option(keyword: str, value: Any) -> Iterator[str]:
 
 
 def file_name(network: Named) -> str:
-    """What the plan's file is called."""
+    """Return the name of the plan's file."""
     stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in network.spec.name)
     return f"{stem.strip('.-') or 'plan'}.json"

@@ -1,4 +1,4 @@
-"""Plans of networks by name; each network is read once, and kept while it is looked at."""
+"""Plans of networks by name; networks that were read, and plans, are cached."""
 
 import dataclasses
 import functools
@@ -17,15 +17,15 @@ from precrop.read.reading import Reading
 from precrop.zoo import default_input_shape, library_names, load_model
 
 READINGS, PLANS = 4, 64
-"""Networks and plans that are kept."""
+"""Numbers of networks and of plans that are cached."""
 LARGEST_FILE = 16 * 2**20
-"""Bytes of a plan file that is read; those of the largest networks have a few million."""
+"""Bytes that a plan file may have; those of the largest networks have a few million."""
 LONGEST = 1000
-"""Characters of what is typed in for patterns."""
+"""Characters that the patterns of ignored layers may have together."""
 
 
 class Explorer:
-    """What the page asks. Names outside its tables are refused: a browser runs no code by name."""
+    """Answers the page. Names outside its tables are refused, so that no browser can run code."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Explorer:
         names: Iterable[str] | None = None,
         profiles: Iterable[str] = (),
     ) -> None:
-        """Nothing is built yet. The page begins with ``first``; the rest is as for `page.app`."""
+        """Make ``first`` the first network, without building it; the rest is as for `page.app`."""
         if names is None:
             names = [name for found in library_names().values() for name in found]
         self.networks: Mapping[str, Named] = {
@@ -49,7 +49,7 @@ class Explorer:
         self.plan = functools.lru_cache(PLANS)(self._plan)
 
     def named(self, name: Any) -> Named:
-        """A network on the page.
+        """Return a network on the page.
 
         Raises:
             PrecropError: there is no such network.
@@ -80,10 +80,10 @@ class Explorer:
 
 
 def uploaded(path: Path) -> Plan:
-    """A plan from a stranger's file, of bounded size; no code of it runs.
+    """Load a plan from an untrusted file of bounded size; no code that it names runs.
 
     Raises:
-        PlanError: it is too large, or no plan.
+        PlanError: the file is too large, or is not a plan.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:

@@ -1,4 +1,4 @@
-"""What the page says, as HTML in which every name is plain text."""
+"""The page's contents as HTML, in which every name is plain text."""
 
 from collections.abc import Iterable
 from html import escape
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def plain(text: str) -> str:
-    """A name as HTML, and as what plotly takes for it, shows it."""
+    """Escape a name for HTML, and for plotly, which interprets some HTML."""
     return escape(printable(text))
 
 
 def totals(plan: "Plan") -> str:
-    """Costs before and after, their budgets, and what one more per cent of each would buy."""
+    """Return costs before and after, budgets, and what one more percent of each would gain."""
     table = total_table(plan)
     rows = zip(*(map(_text, column.cells) for column in table.columns), strict=True)
     return _grid([str(column.header) for column in table.columns], rows)
 
 
 def remarks(plan: "Plan") -> str:
-    """The gain over uniform width, what is frozen and why, and all else that a plan tells."""
+    """Return the gain over uniform width, what is frozen and why, and a plan's other notes."""
     uniform = plan.solver.get("uniform")
     lines = [*notes(plan), f"Planned in {plan.seconds:.3f} s."]
     if uniform:
@@ -38,21 +38,21 @@ def remarks(plan: "Plan") -> str:
 
 
 def beside(plan: "Plan", other: "Plan") -> str:
-    """A plan and that of a file, where they differ.
+    """Return the differences between a plan and that of a file.
 
     Raises:
-        PrecropError: they are of different networks.
+        PrecropError: they are for different networks.
     """
     return f"<pre>{escape(str(compare(plan, other, names=('planned', 'plan file'))))}</pre>"
 
 
 def refusal(what: str, why: str) -> str:
-    """What there is not, and why."""
+    """Return a message that says what is not possible, and why."""
     return f'<p class="refused"><b>{what}</b> {plain(why)}</p>'
 
 
 def layers(plan: "Plan", other: "Plan | None" = None) -> str:
-    """One row a layer; ``other`` is a plan of the same network."""
+    """Return a table with one row per layer; ``other`` is a plan for the same network."""
     uniform = uniform_widths(plan)
     rows = []
     for index, layer in enumerate(plan.layers):
@@ -73,7 +73,7 @@ def layers(plan: "Plan", other: "Plan | None" = None) -> str:
 
 
 def uniform_widths(plan: "Plan") -> list[float] | None:
-    """Outputs of every layer at uniform width; None where no budget says how wide that is."""
+    """Return all layers' output channels at uniform width; None if no budget determines it."""
     share = plan.solver.get("uniform", {}).get("share")
     if share is None:
         return None
@@ -81,12 +81,12 @@ def uniform_widths(plan: "Plan") -> list[float] | None:
 
 
 def _grid(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of plain texts."""
+    """Return a table of plain texts."""
     head = "".join(f"<th>{plain(heading)}</th>" for heading in headings)
     body = "".join(f"<tr>{''.join(f'<td>{plain(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<table class="grid"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _text(cell: Any) -> str:
-    """A cell without its markup."""
+    """Return a cell's text without its markup."""
     return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain

@@ -1,6 +1,6 @@
-"""The page: controls on the left, the plan that they make on the right.
+"""The page: controls on the left, the resulting plan on the right.
 
-It is drawn with Gradio, so that it runs on one's own machine and as a Hugging Face Space alike. No
+It is built with Gradio, so that it runs on the user's machine and as a Hugging Face Space alike. No
 usage is reported, and everything that a browser loads comes from the same server.
 """
 
@@ -20,9 +20,9 @@ from precrop.plans.plan import Plan
 from precrop.solve.program import BALANCE
 
 _ON = {"params", "macs"}
-"""Costs that have a budget when the page is opened."""
+"""Costs that have a budget when the page opens."""
 _SHARE, _LEAST, _WHOLE, _TWICE = 50, 2, 100, 200
-"""Per cents of the original: at first, at least, at most, and at most where layers may widen."""
+"""Percent of the original: at first, at least, at most, and at most if layers may widen."""
 _MOST_BALANCE = 5
 _HOUR = 3600
 _SAVE = """(name, text) => {
@@ -33,7 +33,7 @@ _SAVE = """(name, text) => {
     link.click();
     URL.revokeObjectURL(link.href);
 }"""
-"""The browser writes the file, so that the server need not keep any."""
+"""Has the browser write the file, so that the server need not keep any."""
 _STYLE = """<style>
 .grid { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .grid th, .grid td { padding: 2px 16px 2px 0; text-align: right; white-space: nowrap; }
@@ -46,16 +46,16 @@ _STYLE = """<style>
 </style>"""
 _NONE = "# no such plan: see above"
 _AS_THEY_ARE = ("profile", "divisor", "strategy", "balance", "expand")
-"""Controls whose components hold what they say."""
+"""Controls whose values are those of their components, unchanged."""
 
 Values = Mapping[Any, Any]
-"""What the components hold."""
+"""The values of components."""
 Components = dict[str, Any]
-"""By their names, which a budget's two begin with ``on-`` and ``share-``."""
+"""Components by name; each cost has two, whose names begin with ``on-`` and ``share-``."""
 
 
 def _controls(panel: Components, values: Values) -> Controls:
-    """What the components say."""
+    """Return the controls from the components' values."""
     on = [name for name in COSTS if values[panel[f"on-{name}"]]]
     return Controls(
         budgets=tuple((name, values[panel[f"share-{name}"]] / 100) for name in on),
@@ -65,7 +65,7 @@ def _controls(panel: Components, values: Values) -> Controls:
 
 
 def _answer(explorer: Explorer, controls: Controls, other: Plan | None) -> dict[str, Any]:
-    """What shows the plan of the controls; if there cannot be one, why, beside what was shown."""
+    """Return what to show of the controls' plan; if there is none, why (the rest then stays)."""
     try:
         plan = explorer.plan(controls)
     except PrecropError as error:
@@ -96,14 +96,14 @@ def app(
     names: Iterable[str] | None = None,
     profiles: Iterable[str] = (),
 ) -> gr.Blocks:
-    """The page as an app of Gradio's: ``app().launch()`` serves it on this machine.
+    """Build the page as a Gradio app: ``app().launch()`` serves it on this machine.
 
     Args:
-        model: the network that it begins with, as for ``precrop plan``.
-        args: for its builder.
-        input_shape: of its input, if not the usual one.
-        names: of the networks that one can choose; all of ours, torchvision's and timm's if None.
-        profiles: files of ``precrop profile`` whose latency can be planned for.
+        model: the network that the page starts with, as for ``precrop plan``.
+        args: arguments for its builder.
+        input_shape: the shape of its input, if not the default.
+        names: the networks to choose from; None offers all of precrop, torchvision and timm.
+        profiles: files of ``precrop profile``, for budgets of latency on these devices.
 
     Raises:
         PrecropError: the network is unknown, or cannot be read.
@@ -129,7 +129,7 @@ def app(
 
 
 def _panel(explorer: Explorer, first: str) -> Components:
-    """The controls, with the plan of a file and what is told of it."""
+    """Make the controls, with the upload of a plan file and the message about it."""
     names, profiles = list(explorer.networks), list(explorer.profiles)
     made: Components = {
         "network": gr.Dropdown(names, value=first, label="Network", elem_id="network")
@@ -175,7 +175,7 @@ def _html(name: str) -> gr.HTML:
 
 
 def _shown() -> Components:
-    """Where the answer is shown."""
+    """Make the components that show the answer."""
     made: Components = {name: _html(name) for name in ("refused", "totals")}
     made["picture"] = gr.Plot(show_label=False, elem_id="picture")
     made |= {name: _html(name) for name in ("remarks", "beside", "layers")}
@@ -188,7 +188,7 @@ def _shown() -> Components:
 def _wire(
     page: gr.Blocks, explorer: Explorer, panel: Components, shown: Components, save: gr.Button
 ) -> None:
-    """What happens when something is moved, chosen or pressed."""
+    """Connect the components, so that moving, choosing or pressing one has its effect."""
     network, other, told = (panel[name] for name in ("network", "other", "told"))
     switches, shares = ([panel[f"{kind}-{cost}"] for cost in COSTS] for kind in ("on", "share"))
     named = [panel[name] for name in _AS_THEY_ARE if name != "expand"]
@@ -217,7 +217,7 @@ def _wire(
         controls = _controls(panel, values)
         try:
             plan = explorer.plan(controls)
-        except PrecropError:  # which the page says already
+        except PrecropError:  # which the page shows already
             return {name: "", text: ""}
         return {name: file_name(explorer.named(controls.network)), text: plan.to_json()}
 

@@ -1,4 +1,4 @@
-"""Widths over depth, as a picture to point at: old, new, uniform, and those of a file."""
+"""An interactive picture of widths over depth: original, planned, uniform, and those of a file."""
 
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 _UNIFORM, _OTHER = "#e09f3e", "#6a4c93"
 _LABELS = 60
-"""Layers that are named below the picture: all, or every other, third, …"""
+"""Most layers that are named below the picture; of more, only every second, third, … is named."""
 
 
 def picture(plan: "Plan", other: "Plan | None" = None) -> go.Figure:
-    """Output channels of every layer in the order of execution.
+    """Draw the output channels of every layer in the order of execution.
 
     Args:
-        plan: what was planned.
-        other: a plan of the same network, set beside.
+        plan: the plan.
+        other: a plan for the same network to compare it with.
     """
     layers = plan.layers
     names = [plain(layer.name) for layer in layers]

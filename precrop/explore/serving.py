@@ -1,4 +1,4 @@
-"""Serves the page on this machine, until it is stopped."""
+"""Serving the page on this machine until it is stopped."""
 
 import os
 import re
@@ -19,16 +19,16 @@ from precrop.explore.explorer import LARGEST_FILE
 from precrop.progress import Level, speaks
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
-"""Names of this machine for itself."""
+"""Names that this machine has for itself."""
 _REFUSED = "only precrop's own page, by a name of this machine itself: --host 0.0.0.0 allows others"
 
 
 @contextmanager
 def started(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
-    """The page's address while it is served; never through anyone else's server.
+    """Serve the page and yield its address; it never goes through anyone else's server.
 
     Raises:
-        PrecropError: the port is taken, or not one that this machine can open.
+        PrecropError: the port is taken, or this machine cannot open it.
     """
     check_free(host, port)
     try:
@@ -51,7 +51,7 @@ def started(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
 
 
 def serve(page: gr.Blocks, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C, which is passed on; ``say`` is told the address."""
+    """Serve until Ctrl-C raises `KeyboardInterrupt`; ``say`` gets a line with the address."""
     with _without_requests(), started(page, host, port) as address:
         say(f"Open {address} in a browser; Ctrl-C ends it.")
         threading.Event().wait()
@@ -59,9 +59,9 @@ def serve(page: gr.Blocks, host: str, port: int, say: Callable[[str], None]) -> 
 
 @contextmanager
 def _without_requests() -> Iterator[None]:
-    """Keep standard error from what Gradio prints of requests that fail, unless ``-v`` was said.
+    """Hide what Gradio prints to standard error about failed requests, unless ``-v`` is given.
 
-    It prints tracebacks with what was sent, control characters too, which anyone can send.
+    It prints tracebacks with what a request holds: control characters, too, which anyone can send.
     """
     if speaks(Level.VERBOSE):
         yield
@@ -71,10 +71,10 @@ def _without_requests() -> Iterator[None]:
 
 
 class OwnPageOnly:
-    """Refuses what other pages in the browser, or other names of this machine, ask of the server.
+    """Refuses requests from other pages in the browser, or by other names of this machine.
 
-    A page of anyone's may send requests to this machine, by its address or by a name that leads
-    here. Where the server is for other machines (``--host 0.0.0.0``), they may call it by any name.
+    Any page may send requests to this machine, by its address or by a name that resolves to it. If
+    the server is open to other machines (``--host 0.0.0.0``), they may call it by any name.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -83,7 +83,7 @@ class OwnPageOnly:
         self._names = {*_LOCAL, host} if local else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, as ASGI has it."""
+        """Answer one request; this is the ASGI interface."""
         if scope["type"] in ("http", "websocket") and not self._allowed(Headers(scope=scope)):
             await PlainTextResponse(_REFUSED, 403)(scope, receive, send)
         else:
@@ -96,7 +96,7 @@ class OwnPageOnly:
 
 
 def check_free(host: str, port: int) -> None:
-    """Refuse now what the server would give up on after a while."""
+    """Refuse an address at once on which the server would give up after a while."""
     if not 0 < port < 2**16:
         raise PrecropError(f"--port {port} is not a port: write a number from 1 to 65535")
     try:

@@ -1,1 +1,1 @@
-"""Cropped networks where other packages look for theirs; each is imported by its own name."""
+"""Cropped networks in the registries of other packages; each module is imported by its own name."""

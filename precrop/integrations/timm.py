@@ -1,4 +1,4 @@
-"""Cropped networks in timm's registry, so that its scripts build them by name."""
+"""Cropped networks in timm's registry, so that timm's scripts build them by name."""
 
 import dataclasses
 import inspect
@@ -21,29 +21,29 @@ from precrop.plans.plan import Plan
 from precrop.zoo import refuse_trained
 
 HOME = "precrop_networks"
-"""The module of the networks that are registered: `timm.list_models(module=…)` lists them."""
+"""The module of the registered networks: `timm.list_models(module=…)` lists them."""
 _FEATURES = "timm.models._features"
-"""Where the classes are that make features of any network."""
+"""The module of the classes that turn any network into a feature extractor."""
 _SAID = ("_traits", "in_chans", "pretrained_cfg", "default_cfg")
-"""What timm says of a network to what makes features of it."""
+"""Attributes that timm sets on a network it builds; its feature extractor gets them, too."""
 _WEIGHTS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag")
-"""What timm knows of a network's trained weights, which are not the cropped one's."""
+"""Fields of timm's that locate a network's trained weights, which do not fit the cropped one."""
 
 
 def register(
     name: str, plan: Plan | str | Path, base: str | None = None, *, init: Init = "slice"
 ) -> None:
-    """Have ``timm.create_model(name)`` build a cropped network; once in a process, before it.
+    """Have ``timm.create_model(name)`` build a cropped network; call it first in each process.
 
-    What is given to ``create_model`` goes to the original's builder: ``num_classes=37`` or 0,
+    Arguments of ``create_model`` go to the original's builder: ``num_classes=37`` or 0,
     ``in_chans=1``, ``features_only=True``, ``drop_rate=0.1``, and ``pretrained=True`` for the
     original's trained weights, of which ``init`` keeps a part. Input size, mean and standard
     deviation are the original's, too.
 
     Args:
-        name: letters, digits and underscores; none of timm's own.
-        plan: of a network of timm's, or its file.
-        base: which network of timm's was planned (``resnet50``); by default what the plan says.
+        name: letters, digits and underscores; not the name of one of timm's own networks.
+        plan: a plan for one of timm's networks, or its file.
+        base: timm's name of the planned network (``resnet50``); by default the one in the plan.
         init: as in `precrop.Plan.build`.
 
     Raises:
@@ -63,7 +63,7 @@ def register(
 
     def build(
         pretrained: bool = False,
-        pretrained_cfg: Any = None,  # of the cropped network, which has no weights of its own
+        pretrained_cfg: Any = None,  # unused: the cropped network has no weights of its own
         pretrained_cfg_overlay: Any = None,
         **options: Any,
     ) -> nn.Module:
@@ -73,7 +73,7 @@ def register(
             with errors_as(f"timm:{base} could not be built", MemoryError), Allowance(plan.shapes):
                 return timm.create_model(base, **{**options, **more})
 
-        # A whole network is cropped: its head shows which channels may be chosen from.
+        # Crop the whole network, as its head shows which channels may be chosen from.
         crop = partial(plan.build, init=init)
         if options.get("features_only"):
             original = make()
@@ -91,7 +91,7 @@ def register(
     build.__doc__ = f"{base}, cropped to {plan.params:,} parameters."
     setattr(home, name, build)
     vars(home).setdefault("default_cfgs", {})[name] = _input_only(timm, base)
-    with warnings.catch_warnings():  # timm's, where the same name is registered anew
+    with warnings.catch_warnings():  # timm warns if the same name is registered again
         warnings.simplefilter("ignore")
         timm.models.register_model(build)
 
@@ -99,9 +99,9 @@ def register(
 def _features(
     original: nn.Module, make: Callable[..., Any], crop: Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
-    """Return the features of a cropped network, made as timm made the ``original`` ones.
+    """Return the feature extractor of a cropped network, made as timm made the ``original`` one.
 
-    ``make`` builds those; it takes another class for them.
+    ``make`` builds the original; it takes another class for the extractor.
     """
     kind: Any = type(original)
     given: dict[str, Any] = {}
@@ -113,7 +113,7 @@ def _features(
     whole = make(feature_cls=type(kind.__name__, (kind,), {"__new__": kept}))
     taken = inspect.signature(kind.__init__).parameters
     given = {name: value for name, value in given.items() if name in taken}
-    if "output_fmt" in given:  # older versions of timm set another one for classes than for names
+    if "output_fmt" in given:  # older versions of timm set another for a class than for a name
         given["output_fmt"] = getattr(original, "output_fmt", given["output_fmt"])
     made: nn.Module = kind(crop(whole), **given)
     for name, value in vars(whole).items():
@@ -123,7 +123,7 @@ def _features(
 
 
 def _base(timm: Any, plan: Plan, base: str | None) -> tuple[str, dict[str, Any]]:
-    """The original's name in timm and its arguments, from the user or from the plan."""
+    """Return the original's name in timm and its arguments, from the user or from the plan."""
     args: dict[str, Any] = {}
     if base is None:
         source = plan.source
@@ -141,7 +141,7 @@ def _base(timm: Any, plan: Plan, base: str | None) -> tuple[str, dict[str, Any]]
 
 
 def _input_only(timm: Any, base: str) -> Any:
-    """What timm knows of the original's input, for a network without trained weights."""
+    """Return timm's config of the original's input, for a network without trained weights."""
     known = timm.get_pretrained_cfg(base) or timm.models.PretrainedCfg()
     blank = dict.fromkeys(_WEIGHTS)
     return timm.models.DefaultCfg(deque([""]), {"": dataclasses.replace(known, **blank)})

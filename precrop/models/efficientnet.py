@@ -1,4 +1,4 @@
-"""EfficientNet-B0 for CIFAR: Tan & Le 2019 (arXiv 1905.11946) with two strides fewer."""
+"""EfficientNet-B0 for CIFAR: Tan & Le 2019 (arXiv 1905.11946) without two of its strides."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
 
 
 class SqueezeExcite(nn.Module):
-    """Gates each channel by what the whole image holds (Hu et al. 2018, arXiv 1709.01507)."""
+    """Scales each channel by a gate computed from the whole map (Hu 2018, arXiv 1709.01507)."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """An inverted residual with a gate; in training its branch is dropped for whole images.
+    """An inverted residual block with squeeze-and-excitation and stochastic depth.
 
     Args:
         inputs: channels in.
@@ -49,7 +49,7 @@ class MBConv(nn.Module):
         expansion: hidden channels as a multiple of ``inputs``.
         stride: of the depthwise convolution.
         kernel: size of the depthwise convolution.
-        drop: probability that an image skips the branch in training.
+        drop: probability that an image skips the residual branch in training.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class MBConv(nn.Module):
 
 
 class CifarEfficientNet(nn.Module):
-    """A stem of 32 channels, seven stages of gated inverted residuals, a head of 1280 channels.
+    """A stem of 32 channels, seven stages of `MBConv` blocks and a head of 1280 channels.
 
     Args:
-        num_classes: outputs.
-        dropout: of the features before the linear layer.
+        num_classes: number of outputs.
+        dropout: probability of dropout before the linear layer.
         stochastic_depth: drop probability of the last block; it grows linearly from 0.
         init: as in `precrop.models.initialise.kaiming`.
     """

@@ -1,4 +1,4 @@
-"""MobileNetV2 for CIFAR: Sandler et al. 2018 (arXiv 1801.04381) with two strides fewer."""
+"""MobileNetV2 for CIFAR: Sandler et al. 2018 (arXiv 1801.04381) without two of its strides."""
 
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1x1, filter each channel by 3x3, project by 1x1; add the input where it fits."""
+    """Expand by 1x1, filter each channel by 3x3, project by 1x1; add the input if shapes match."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class InvertedResidual(nn.Module):
 
 
 class CifarMobileNetV2(nn.Module):
-    """A stem of 32 channels, seven stages of inverted residuals, a head of 1280 channels."""
+    """A stem of 32 channels, seven stages of inverted residuals and a head of 1280 channels."""
 
     def __init__(self, num_classes: int = 10, init: Init = "fan_out") -> None:
         super().__init__()

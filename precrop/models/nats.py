@@ -1,7 +1,7 @@
 """The network of NATS-Bench's size search space: Dong et al. 2021 (arXiv 2009.00437), section 3.2.
 
-One topology whose five widths were trained in all 32,768 combinations of 8, 16, ..., 64, which
-makes it the place where a choice of widths can be judged without training anything.
+One topology that was trained with all 32,768 combinations of 8, 16, ..., 64 as its five widths, so
+that choices of widths can be judged without training anything.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ def _op(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Modul
 
 
 def projection(inputs: int, outputs: int) -> nn.Module:
-    """The skip of a cell whose ends differ in width."""
+    """Make the skip connection of a cell whose ends differ in width."""
     return _op(inputs, outputs, kernel=1)
 
 
 class NatsCell(nn.Module):
-    """Three nodes, each the sum of operations on all that come before it; the last has a skip."""
+    """Three nodes, each a sum of operations on all before it; the last one also adds a skip."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class NatsCell(nn.Module):
         self.skip: nn.Module = nn.Identity() if inputs == outputs else projection(inputs, outputs)
 
     def nodes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The three nodes, each ``(N, outputs, H, W)``, of ``(N, inputs, H, W)``."""
+        """Return the three nodes, each ``(N, outputs, H, W)``, for ``(N, inputs, H, W)``."""
         first: Tensor = self.input_to_1(x)
         second: Tensor = self.input_to_2(x) + self.node_1_to_2(first)
         third: Tensor = self.skip(x) + self.node_1_to_3(first) + self.node_2_to_3(second)
@@ -52,7 +52,7 @@ class NatsCell(nn.Module):
 
 
 class NatsReduction(nn.Module):
-    """A residual block that halves the map; its shortcut is a pool and a 1x1 convolution."""
+    """A residual block that halves the map; its shortcut is a pooling and a 1x1 convolution."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class NatsReduction(nn.Module):
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def nodes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The hidden map and the output, ``(N, outputs, H/2, W/2)``, of ``(N, inputs, H, W)``."""
+        """Return hidden map and output, ``(N, outputs, H/2, W/2)``, for ``(N, inputs, H, W)``."""
         hidden: Tensor = self.conv_1(x)
         out: Tensor = self.conv_2(hidden) + self.shortcut(x)
         return hidden, out
@@ -72,11 +72,11 @@ class NatsReduction(nn.Module):
 
 
 class NatsNetwork(nn.Module):
-    """A stem, three cells with two reductions between them, one linear layer.
+    """A stem, three cells with two reductions between them, and one linear layer.
 
     Args:
         widths: channels of the stem, first reduction, second cell, second reduction, third cell.
-        num_classes: outputs.
+        num_classes: number of outputs.
     """
 
     cell: type[NatsCell] = NatsCell

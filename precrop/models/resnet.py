@@ -11,12 +11,12 @@ Shortcut = Literal["projection", "pad"]
 
 
 class PadShortcut(nn.Module):
-    """The paper's option A: skip every other pixel and pad the missing channels with zeros."""
+    """The paper's option A: drop every other pixel and pad the missing channels with zeros."""
 
     def forward(self, x: Tensor, channels: int) -> Tensor:
         """Map ``(N, C, H, W)`` to ``(N, channels, H/2, W/2)``, half the zeros on either side.
 
-        A cropped network may be narrower here than before; then channels are left out instead.
+        In a cropped network, ``channels`` may be below ``C``; then channels are cut off instead.
         """
         missing = channels - x.shape[1]
         before = missing // 2
@@ -24,7 +24,7 @@ class PadShortcut(nn.Module):
 
 
 class Projection(nn.Sequential):
-    """A 1x1 convolution with batch norm, called as `PadShortcut` is."""
+    """A 1x1 convolution with batch norm, called with the arguments of `PadShortcut`."""
 
     def forward(self, x: Tensor, channels: int) -> Tensor:  # type: ignore[override]
         """Map ``(N, C, H, W)`` to ``(N, channels, H/2, W/2)``."""
@@ -34,7 +34,7 @@ class Projection(nn.Sequential):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added back."""
+    """Two 3x3 convolutions with a residual connection around them."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> None:
         super().__init__()
@@ -61,15 +61,15 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A stem as wide as the first of three stages, ``blocks`` blocks each.
+    """A stem as wide as the first stage, and three stages of ``blocks`` blocks each.
 
     Args:
         blocks: blocks in each stage; the network has ``6 * blocks + 2`` layers.
-        num_classes: outputs.
+        num_classes: number of outputs.
         shortcut: where a stage changes size, ``projection`` is a 1x1 convolution with batch norm,
             ``pad`` the parameter-free option A of the paper's CIFAR experiments.
         init: as in `precrop.models.initialise.kaiming`.
-        widths: channels of the stages; the paper's by default.
+        widths: channels of the stages, by default the paper's.
     """
 
     def __init__(
@@ -107,16 +107,16 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int, shortcut: Shortc
 
 
 class Builder(Protocol):
-    """Makes a ResNet of one depth."""
+    """Builds a ResNet of one depth."""
 
     def __call__(
         self, num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"
     ) -> CifarResNet:
-        """The network with fresh weights."""
+        """Return the network with fresh weights."""
 
 
 def _builder(depth: int, size: str) -> Builder:
-    """What makes the ResNet of ``6 n + 2`` layers, n blocks in each of three stages."""
+    """Return the builder of the ResNet of ``6 n + 2`` layers, n blocks in each of three stages."""
 
     def build(
         num_classes: int = 10, shortcut: Shortcut = "projection", init: Init = "fan_out"

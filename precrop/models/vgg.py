@@ -1,8 +1,8 @@
 """VGG-16 for CIFAR, in the form that the pruning-at-initialisation literature uses.
 
-Simonyan & Zisserman 2015 (arXiv 1409.1556) with batch norm, an average pool in the place of the
-last max-pool and one linear layer; the form of Frankle et al. 2021 (arXiv 2009.08576) and Tanaka et
-al. 2020 (SynFlow, arXiv 2006.05467), but for the biases that their convolutions have.
+Simonyan & Zisserman 2015 (arXiv 1409.1556) with batch norm, an average pool in place of the last
+max-pool and one linear layer: the form of Frankle et al. 2021 (arXiv 2009.08576) and Tanaka et al.
+2020 (SynFlow, arXiv 2006.05467), except that their convolutions have biases.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class CifarVGG(nn.Module):
-    """13 convolutions in five stages, each ended by a pool, and one linear layer."""
+    """13 convolutions in five stages, each with a pool at its end, and one linear layer."""
 
     def __init__(self, num_classes: int = 10, init: Init = "fan_out") -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class CifarVGG(nn.Module):
 
 
 def stages(widths: Iterable[Iterable[int]]) -> Iterator[nn.Module]:
-    """Convolutions of these widths on three channels; each stage ends with a max-pool.
+    """Yield convolutions of these widths, from three channels; each stage ends with a max-pool.
 
-    Convolutions have no bias: batch norm follows and would take it away.
+    Convolutions have no bias, as the batch norm that follows would cancel it.
     """
     inputs = 3
     for stage in widths:

@@ -1,1 +1,1 @@
-"""What a study came to: verdicts, tables and pictures, made from the rows of a store."""
+"""The report on a study: verdicts, tables and pictures, made from the rows of a store."""

@@ -1,7 +1,7 @@
-"""Claims as data: what a study's file says that its runs are judged by.
+"""Claims as data: statements in a study's file that its runs confirm or refute.
 
-A claim compares roles, which variants have in the study's file; nothing here knows a method, a
-network or a variant by name.
+A claim compares roles, which the study's file gives to its variants; no method, network or variant
+is known here by name.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -20,32 +20,32 @@ from precrop.study.spec import Part, StudyFile
 Names = Annotated[
     Several[Line], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
 ]
-"""One name or several."""
+"""A list of names; a single name may be written as plain text."""
 Paragraph = Annotated[str, BeforeValidator(lambda text: " ".join(str(text).split()))]
 Above0 = Annotated[float, Field(gt=0)]
 Points = Annotated[float, Field(gt=0, le=100)]
 
 
 class Claim(Entry):
-    """What the runs of some variants are said to show against those of others.
+    """A statement about the accuracy of some variants compared with that of others.
 
     Attributes:
         name: unique among the claims.
         text: one sentence; ``{margin}`` stands for the margin.
-        source: who claims it, or asks.
-        compare: roles of the variants that it is about.
+        source: who claims or asks it.
+        compare: roles of the variants that the claim is about.
         against: roles of the variants that these are compared with.
-        shows: what is claimed of the accuracy of the first.
+        shows: how the accuracy of ``compare`` is claimed to relate to that of ``against``.
         metric: what is compared.
-        loss: percentage points that ``no worse`` may be worse by; None is the margin.
-        margin: percentage points that count as no difference; None is the report's.
-        at: pairs are of one ``budget``, of one ``size`` where the study has a variant made as large
-            as the other (`match`), or of the same layer ``densities``.
-        networks: patterns of which the network's name fits one; empty is any.
-        data: patterns of which the data's name fits one; empty is any.
-        params: most parameters of the first, as a share of the other's.
-        macs: most multiply-accumulates of the first, as a share of the other's.
-        untestable: why no study's runs can tell; then nothing is compared.
+        loss: percentage points that ``no worse`` may lose; None stands for the margin.
+        margin: percentage points that count as no difference; None stands for the report's margin.
+        at: what both of a pair have in common: the ``budget``, the ``size`` (if possible because
+            the study makes one variant as large as the other, `match`) or the layer ``densities``.
+        networks: patterns, one of which the network's name must match; empty allows any.
+        data: patterns, one of which the data's name must match; empty allows any.
+        params: largest share of the other network's parameters that the first may have.
+        macs: largest share of the other network's multiply-accumulates that the first may have.
+        untestable: why no study's runs can decide the claim; if given, nothing is compared.
     """
 
     name: Line = Field(validation_alias="claim")
@@ -83,19 +83,19 @@ class _ClaimsEntry(Entry):
 
 @dataclass(frozen=True)
 class Claims:
-    """The claims that studies name, and what their variants are to them."""
+    """The claims of several studies, and the parts that the studies' variants play in them."""
 
     claims: tuple[Claim, ...] = ()
     parts: Mapping[tuple[str, str], Part] = field(default_factory=dict)
 
 
 def read_claims(paths: Iterable[Path], studies: Iterable[str]) -> Claims:
-    """The claims of the studies of these names.
+    """Read the claims of the studies with these names.
 
     Args:
-        paths: studies' files, and folders of such. In a folder other files are passed over, a
-            note tells of those that cannot be read.
-        studies: names of those whose runs are judged.
+        paths: study files, and folders of such files. In a folder, other files are skipped, with a
+            note on those that cannot be read.
+        studies: names of the studies whose runs are judged.
 
     Raises:
         PrecropError: one line with the file, the entry and what is wrong there.
@@ -123,7 +123,7 @@ def _studies(paths: Iterable[Path], wanted: Set[str]) -> Iterator[tuple[Path, St
 
 
 def _named(file: Path) -> str | None:
-    """The name of the study in a file, if it is one."""
+    """Return the name of the study in a file; None if the file is broken or no mapping."""
     try:
         content = read_yaml(file)
     except PrecropError as error:

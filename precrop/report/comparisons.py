@@ -1,4 +1,4 @@
-"""Two variants against each other, seed by seed, and what so few runs can say of them."""
+"""Comparisons of two variants, seed by seed, with statistics for few runs."""
 
 import math
 from collections import defaultdict
@@ -13,36 +13,36 @@ from scipy.stats import t
 from precrop.report.frames import NO_SPREAD, RunGroup, Scatter, percent, run_id
 
 LEVEL = 0.05
-"""How often a test may find a difference where there is none."""
+"""The significance level: how often a test may find a difference where there is none."""
 LARGER = 1.05
-"""A network with more than this many times the other's parameters or MACs is not of its size."""
+"""Networks whose parameters or MACs differ by more than this factor are not of one size."""
 
 Outcome = Literal["better", "worse", "equal", "larger", "smaller", "unclear"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean difference in percentage points, and how sure it is."""
+    """A mean difference in percentage points, with its uncertainty."""
 
-    difference: float  # its mean
-    error: float | None  # its standard error; None where it is unknown
-    freedom: int  # degrees of freedom of Student's distribution that it follows
+    difference: float  # the mean
+    error: float | None  # its standard error; None if unknown
+    freedom: int  # degrees of freedom of its t-distribution
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
-        """Student's confidence interval; None where none can be given."""
+        """Return the confidence interval by Student's t; None if the error is unknown."""
         if self.error is None:
             return None
         reach = float(t.ppf((1 + confidence) / 2, self.freedom)) * self.error
         return self.difference - reach, self.difference + reach
 
     def p(self, bound: float = 0.0) -> float | None:
-        """Of the two-sided t-test that the difference is ``bound``."""
+        """Return the p-value of a two-sided t-test that the difference is ``bound``."""
         if self.error is None:
             return None
         return 2 * float(t.sf(abs(self.difference - bound) / self.error, self.freedom))
 
     def p_equal(self, margin: float) -> float | None:
-        """Of two one-sided tests that the difference is ``margin`` or more either way."""
+        """Return the p-value of two one-sided tests that it is ``margin`` or more either way."""
         if self.error is None:
             return None
         return float(t.sf((margin - abs(self.difference)) / self.error, self.freedom))
@@ -50,9 +50,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One variant's accuracy against another's, paired by seed, in percentage points.
+    """One variant's accuracy compared with another's, paired by seed, in percentage points.
 
-    A seed gives both the same order of images and the same augmentation.
+    With the same seed, both train on the images in the same order with the same augmentation.
     """
 
     one: RunGroup
@@ -60,30 +60,30 @@ class Comparison:
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """Those that both have."""
+        """The seeds that both variants have."""
         others = {row.seed for row in self.other.rows}
         return tuple(row.seed for row in self.one.rows if row.seed in others)
 
     @cached_property
     def differences(self) -> tuple[float, ...]:
-        """The first one's accuracy less the other's, by seed."""
+        """The first variant's accuracy minus the other's, by seed."""
         one, other = ({r.seed: percent(r) for r in g.rows} for g in (self.one, self.other))
         return tuple(one[seed] - other[seed] for seed in self.seeds)
 
     @property
     def difference(self) -> float:
-        """Mean of the differences."""
+        """The mean of the differences."""
         return fmean(self.differences)
 
     @cached_property
     def pooled(self) -> Estimate:
-        """The difference, with the scatter of all variants of its setting and budget.
+        """The difference, with a standard error from all variants of its setting and budget.
 
-        Runs of one seed see the same images in the same order, but are no more alike than others,
-        so each variant's runs stand for themselves. Two runs of each tell little of how far runs
-        scatter; those of all variants together tell more.
+        Runs with one seed see the same images in the same order, but turn out no more alike than
+        others, so the two variants' runs count as independent. Two runs of each say little about
+        how much runs scatter; those of all variants together say more.
         """
-        # Budgets of their own (a dense network, a looser budget) have pools of their own.
+        # A group with another budget (a dense network, a looser budget) has its own pool.
         scatter = self.one.scatter
         if self.other.budget != self.one.budget:
             scatter += self.other.scatter
@@ -93,7 +93,7 @@ class Comparison:
 
     @cached_property
     def paired(self) -> Estimate:
-        """The difference, with the scatter of the differences of its own pairs alone."""
+        """The difference, with a standard error from its own pairs alone."""
         scatter = Scatter.of([self.differences])
         deviation, count = scatter.deviation, len(self.seeds)
         error = None if deviation is None else deviation / math.sqrt(count)
@@ -101,27 +101,27 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Both variants came to the same networks: there is nothing to tell apart."""
+        """Whether both variants led to the same runs, so that there is nothing to compare."""
         return self._paired(self.one) == self._paired(self.other)
 
     @property
     def params(self) -> float:
-        """Parameters of the first over those of the other."""
+        """The first network's parameters divided by the other's."""
         return self.one.params / self.other.params
 
     @property
     def macs(self) -> float:
-        """Multiply-accumulates of the first over those of the other."""
+        """The first network's multiply-accumulates divided by the other's."""
         return self.one.macs / self.other.macs
 
     @property
     def of_one_size(self) -> bool:
-        """Neither network is more than a little larger, in parameters or MACs."""
+        """Whether neither network is larger by more than `LARGER`, in parameters or MACs."""
         return all(1 / LARGER <= share <= LARGER for share in (self.params, self.macs))
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """What was trained for it."""
+        """The ids of all runs that are compared."""
         return tuple(dict.fromkeys((*self._paired(self.one), *self._paired(self.other))))
 
     def _paired(self, group: RunGroup) -> list[str]:
@@ -130,25 +130,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Judged:
-    """A comparison and what it shows."""
+    """A comparison and its outcome."""
 
     comparison: Comparison
-    p: float | None  # of the difference, corrected for the number of a claim's comparisons
+    p: float | None  # p-value, corrected for the number of the claim's comparisons
     margin: float  # percentage points that count as no difference
-    bound: float  # percentage points that the claim asks the first variant to be better by
-    rule: "Rule"  # by which it shows something
+    bound: float  # lead in percentage points that the claim needs; negative if it allows a loss
+    rule: "Rule"  # decides the outcome
 
     @cached_property
     def outcome(self) -> Outcome:
-        """``better`` or ``worse`` than ``bound``; ``equal`` within the margin.
+        """``better`` or ``worse`` than ``bound``, or ``equal`` within the margin.
 
-        ``unclear``: too few runs to tell; ``larger`` or ``smaller``: a network of another size, not
-        worse than the smaller or not better than the larger one, which shows nothing.
+        ``unclear``: too few runs to tell; ``larger``: not worse, but a larger network; ``smaller``:
+        not better, but a smaller network. The last two show nothing.
         """
         return self.rule(self)
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, in JSON's types."""
+        """Return all figures as JSON types."""
         compared = self.comparison
         pooled, paired = compared.pooled, compared.paired
         return {
@@ -174,7 +174,7 @@ class Judged:
 
 
 Rule = Callable[[Judged], Outcome]
-"""Says what a comparison shows."""
+"""Decides the outcome of a comparison."""
 
 
 def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
@@ -182,21 +182,21 @@ def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
 
 
 def paired(pairs: Iterable[tuple[RunGroup, RunGroup]]) -> list[Comparison]:
-    """Those of one setting that have a seed in common."""
+    """Return comparisons of those pairs that have one setting, and a seed in common."""
     found = (Comparison(one, other) for one, other in pairs if one.setting == other.setting)
     return [comparison for comparison in found if comparison.seeds]
 
 
 def compare(ones: Sequence[RunGroup], others: Sequence[RunGroup]) -> list[Comparison]:
-    """Every two groups of one setting and one budget that have a seed in common."""
+    """Compare every two groups of one setting and one budget that have a seed in common."""
     return paired((one, o) for one in ones for o in others if one.budget == o.budget)
 
 
 def compare_looser(ones: Sequence[RunGroup], others: Sequence[RunGroup]) -> list[Comparison]:
-    """As `compare`, and with the groups that had to meet a part of the budget only.
+    """Compare as `compare` does, and also with groups that had only one part of the budget.
 
-    Methods that rank weights seldom use two budgets up: SynFlow keeps so much of the early layers
-    that MACs bind long before parameters do. Within parameters alone it is the larger network.
+    Methods that rank weights seldom use up two budgets: SynFlow keeps so much of the early layers
+    that MACs bind long before parameters do. With a budget of parameters alone, it is larger.
     """
     found = compare(ones, others)
     for one in ones:
@@ -209,7 +209,7 @@ def compare_looser(ones: Sequence[RunGroup], others: Sequence[RunGroup]) -> list
 def judge(
     comparisons: Sequence[Comparison], margin: float, rule: Rule, *, bound: float = 0.0
 ) -> list[Judged]:
-    """What each of a claim's comparisons shows, as in `Judged`.
+    """Judge each of a claim's comparisons, with p-values corrected for their number.
 
     ``rule`` is `at_any_size`, `at_one_size` or `as_equal`.
     """
@@ -218,23 +218,23 @@ def judge(
 
 
 def at_any_size(judged: Judged) -> Outcome:
-    """Between networks of whatever sizes."""
+    """Decide the outcome without regard to the networks' sizes."""
     sure = judged.p is not None and judged.p < LEVEL
     difference, bound = judged.comparison.difference, judged.bound
     if sure and not judged.comparison.same and difference > bound:
         return "better"
     if sure and difference < bound < 0:
-        return "worse"  # than a claim allows, however little that is
+        return "worse"  # than the claim allows, even if by less than the margin
     if _is_equal(judged):
         return "equal"
     return "worse" if sure else "unclear"
 
 
 def at_one_size(judged: Judged) -> Outcome:
-    """Between networks that ought to be of one size.
+    """Decide the outcome between networks that ought to be of one size.
 
-    That a larger network is ahead shows nothing of how it was made smaller, nor does it that a
-    smaller one is behind.
+    That a larger network is ahead, or a smaller one behind, says nothing about how either was
+    pruned.
     """
     outcome, sizes = at_any_size(judged), (judged.comparison.params, judged.comparison.macs)
     if outcome != "worse" and max(sizes) > LARGER:
@@ -245,7 +245,7 @@ def at_one_size(judged: Judged) -> Outcome:
 
 
 def as_equal(judged: Judged) -> Outcome:
-    """Where equal accuracy is claimed: a small difference may be a sure one."""
+    """Decide the outcome for a claim of equality: a significant difference may still be small."""
     return "equal" if _is_equal(judged) else at_any_size(judged)
 
 
@@ -255,10 +255,10 @@ def _is_equal(judged: Judged) -> bool:
 
 
 def together(comparisons: Sequence[Comparison]) -> Estimate | None:
-    """The mean over networks; of one network its settings and budgets are averaged first.
+    """Estimate the mean over networks, after averaging each network's settings and budgets.
 
     What suits a network suits it at several budgets, so these are not independent observations.
-    None where there are fewer than two networks.
+    None if there are fewer than two networks, or no spread between them.
     """
     apart: dict[str, list[float]] = defaultdict(list)
     for comparison in comparisons:
@@ -270,7 +270,7 @@ def together(comparisons: Sequence[Comparison]) -> Estimate | None:
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """P-values corrected for their number (Holm 1979); those that are not known stay so."""
+    """Return p-values corrected for their number (Holm 1979); unknown ones stay None."""
     corrected, highest = list(ps), 0.0
     known = sorted((p, index) for index, p in enumerate(ps) if p is not None)
     for rank, (p, index) in enumerate(known):

@@ -1,17 +1,17 @@
-"""Networks of the same layer densities, whatever is removed from them."""
+"""Networks with the same layer densities, pruned at different granularities."""
 
 import math
 
 from precrop.report.frames import ResultFrame, RunGroup
 
 SAME_DENSITIES = 0.1
-"""Networks no further apart (`density_distance`) have the same densities, but for rounding."""
+"""The largest `density_distance` that still counts as equal densities, as rounding adds some."""
 UNITS = ("weight", "kernel", "filter", "channel")
 """Granularities, from fine to coarse."""
 
 
 def granularities(frame: ResultFrame) -> list[tuple[RunGroup, ...]]:
-    """Families of groups with the same layer densities, each begun by a mask of single weights."""
+    """Return families of groups with the same layer densities; each starts with a weight mask."""
     families = []
     for first in frame.groups:
         if (first.kind, first.granularity) == ("masked", "weight"):
@@ -22,9 +22,9 @@ def granularities(frame: ResultFrame) -> list[tuple[RunGroup, ...]]:
 
 
 def density_distance(one: RunGroup, other: RunGroup) -> float:
-    """How far the layers' densities are apart: 0.1 is about 10%, larger layers counting more.
+    """Return how far apart the layers' densities are: 0.1 is about 10%; larger layers count more.
 
-    Whole channels come near a density but seldom meet it.
+    It is seldom 0 for whole channels, which only come near a given density.
     """
     layers = [name for name in one.densities if name in other.densities]
     sizes = [math.prod(one.rows[0].widths.get(name, (1, 1))) for name in layers]
@@ -33,14 +33,14 @@ def density_distance(one: RunGroup, other: RunGroup) -> float:
 
 
 def _log_ratio(one: float, other: float) -> float:
-    """By how much two densities differ, in logarithms; one of zero is like no other."""
+    """Return the absolute log ratio of two densities; infinite if only one of them is 0."""
     if one == other:
         return 0.0
     return abs(math.log(one / other)) if min(one, other) > 0 else math.inf
 
 
 def _alike(one: RunGroup, other: RunGroup) -> bool:
-    """Two ways to remove the same shares of every layer, which one method chose."""
+    """Whether two groups have one method's layer densities, but another kind or granularity."""
     return (
         "dense" not in (one.kind, other.kind)
         and one.method == other.method

@@ -1,8 +1,8 @@
 """The report's figures: one chart description each, for the picture files and for the page.
 
-A figure is a function from a setting's tables to an Altair chart and its caption, or to None where
-there is nothing to draw, and a line in `FIGURES`. Names from a store are data in a chart, never
-part of a field's name or of an expression.
+A figure is a function listed in `FIGURES`. It takes a setting's tables and returns an Altair chart
+with its caption, or None if there is nothing to draw. Names from a store enter a chart only as
+data, never as part of a field's name or of an expression.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from precrop.report.frames import ResultFrame, RunSetting
 from precrop.report.tables import ChartTables
 
 HASHES = "hashes"
-"""The charts' parameter by which points carry the names of their runs."""
+"""The charts' parameter that labels points with the names of their runs."""
 _GREY = "#8a8f94"
 _SCALE = 1.5
 _WIDTH = 520
@@ -63,19 +63,19 @@ _CONFIG = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a setting."""
+    """A figure of one setting."""
 
-    name: str  # its kind, one of `FIGURES`
-    setting: RunSetting  # whose runs it shows
-    caption: str  # what it shows, in one sentence or two
-    chart: dict[str, Any]  # its description, as Vega-Lite
+    name: str  # its kind, a key of `FIGURES`
+    setting: RunSetting  # the setting whose runs it shows
+    caption: str  # what it shows, in one or two sentences
+    chart: dict[str, Any]  # its description in Vega-Lite
     stem: str  # the name of its files, without ``.svg`` and ``.png``
 
     def write(self, folder: Path) -> None:
-        """Write it as an SVG and as a PNG.
+        """Write the figure as an SVG file and a PNG file.
 
         Raises:
-            PrecropError: a file cannot be written.
+            PrecropError: it cannot be drawn, or a file cannot be written.
         """
         with errors_as(f"the picture {self.stem} cannot be drawn", Exception):
             svg = vl_convert.vegalite_to_svg(self.chart, allowed_base_urls=[])
@@ -83,7 +83,7 @@ class Figure:
         write_text(folder / f"{self.stem}.svg", svg)
         pixels = Image.open(BytesIO(png))
         with replacing(folder / f"{self.stem}.png") as temporary:
-            pixels.convert("RGB").save(temporary, "png", optimize=True)  # a quarter of the size
+            pixels.convert("RGB").save(temporary, "png", optimize=True)  # a quarter as large
 
 
 Drawn = tuple[alt.TopLevelMixin, str]
@@ -91,7 +91,7 @@ Draw = Callable[[ChartTables], Drawn | None]
 
 
 def accuracy(tables: ChartTables) -> Drawn:
-    """Every run as a point in its variant's row, budget by budget."""
+    """Draw every run as a point in its variant's row, with one chart per budget."""
     base = alt.Chart().encode(_ROW, **tables.look("color"))
     x = alt.X("accuracy:Q", **_linear(title="accuracy, % of held-out images"))
     points = base.encode(x, tooltip=_TOOLTIP, description="run:N")
@@ -116,7 +116,7 @@ def accuracy(tables: ChartTables) -> Drawn:
 
 
 def sizes(tables: ChartTables) -> Drawn | None:
-    """Accuracy against parameters and against multiply-accumulates."""
+    """Draw accuracy against parameters and against multiply-accumulates."""
     if len(tables.groups) < 2:
         return None
     panels, names = [], tables.groups["variant"]
@@ -150,7 +150,7 @@ def sizes(tables: ChartTables) -> Drawn | None:
 
 
 def widths(tables: ChartTables) -> Drawn | None:
-    """What every method chose, one below the other over depth."""
+    """Draw the widths that each variant chose over depth, one chart below the other."""
     layers = tables.layers[tables.layers["kind"] == "cropped"]
     if layers["width"].isna().all():
         return None
@@ -176,7 +176,7 @@ def widths(tables: ChartTables) -> Drawn | None:
 
 
 def densities(tables: ChartTables) -> Drawn | None:
-    """The share of every layer's weights that remains, masks included."""
+    """Draw the share of each layer's weights that remains, masks included."""
     layers = tables.layers[tables.layers["kind"] != "dense"]
     if layers["density"].isna().all():
         return None
@@ -198,7 +198,7 @@ def densities(tables: ChartTables) -> Drawn | None:
 
 
 def granularity(tables: ChartTables) -> Drawn | None:
-    """Equal layer densities, coarser and coarser units."""
+    """Draw accuracy at equal layer densities, from fine to coarse granularity."""
     if tables.families.empty:
         return None
     x = alt.X("unit:N", sort=_ORDER, title=None, axis=alt.Axis(labelAngle=0))
@@ -221,7 +221,7 @@ def granularity(tables: ChartTables) -> Drawn | None:
 
 
 def times(tables: ChartTables) -> Drawn | None:
-    """Seconds per epoch, where they were measured."""
+    """Draw the seconds per epoch, if they were measured."""
     timed = tables.groups.dropna(subset="epoch_seconds")
     if len(timed) < 2:
         return None
@@ -249,11 +249,11 @@ FIGURES: dict[str, tuple[str, Draw]] = {
     "granularity": ("Granularity", granularity),
     "times": ("Training time", times),
 }
-"""By the last part of their files' names, with their headings; to add one is a line here."""
+"""Headings and functions by the last part of the files' names; a new figure is one more line."""
 
 
 def figures(frame: ResultFrame, margin: float) -> list[Figure]:
-    """Every figure of every setting."""
+    """Return all figures of all settings."""
     found: list[Figure] = []
     taken: set[str] = set()
     for setting in frame.settings:
@@ -274,7 +274,7 @@ def _described(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 
 def _slug(text: str, taken: Container[str]) -> str:
-    """A text as a part of a file's name, other than those that are taken."""
+    """Return a text as part of a file's name, different from those that are taken."""
     plain = re.sub(r"[^\w.]+", "-", text).strip("-.")
     if len(plain.encode()) <= _LONGEST_SLUG and plain not in taken:
         return plain
@@ -297,30 +297,30 @@ _TOOLTIP = [
 
 
 def _beside(base: alt.Chart, field: str, gap: int, color: str = _TEXT, **look: Any) -> Any:
-    """A column of text to the right of the rows."""
+    """Return a column of text to the right of the rows."""
     return base.mark_text(align="left", **look).encode(
         x=alt.value(_WIDTH + gap), text=f"min({field}):N", color=alt.value(color)
     )
 
 
 def _by_budget(chart: Any, data: pd.DataFrame, y: Any = "independent") -> Any:
-    """One below the other, each budget under its heading."""
+    """Draw a chart for each budget under its heading, one below the other."""
     return chart.facet(data=data, row=_part("budget", alt.Row), spacing=20).resolve_scale(y=y)
 
 
 def _part(field: str, channel: Callable[..., Any]) -> Any:
-    """A chart for each value, in the rows' order, with the value as its heading."""
+    """Split a chart by a field: one chart per value, in the rows' order, headed by the value."""
     header = alt.Header(title=None, labelOrient="top", labelAnchor="start", labelPadding=4)
     return channel(field, type="nominal", sort=_ORDER, header=header)
 
 
 def _linear(**axis: Any) -> dict[str, Any]:
-    """An axis without zero, with some room at its ends."""
+    """Return an axis that need not include zero, with some room at its ends."""
     return {"scale": alt.Scale(zero=False, nice=False, padding=14), "axis": alt.Axis(**axis)}
 
 
 def _logarithmic(values: pd.Series, digits: Sequence[int]) -> dict[str, Any]:
-    """An axis of logarithms over all values, with ticks at round numbers only."""
+    """Return a logarithmic axis over all values, with ticks at round numbers only."""
     low, high = values.min(), values.max()
     round_ = [digit * 10.0**power for power in range(-9, 4) for digit in digits]
     ticks = [float(f"{tick:.0e}") for tick in round_ if low / 1.2 <= tick <= high * 1.2]

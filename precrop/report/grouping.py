@@ -1,4 +1,4 @@
-"""How the rows of stores become groups: which runs are of one variant, which are old."""
+"""Sorting the rows of stores into groups: which runs are of one variant, and which are old."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -14,15 +14,15 @@ from precrop.study.spec import Part
 from precrop.training.recipes import RECIPES
 
 _DERIVED = ("num_classes",)
-"""Builder's arguments that follow from the data."""
+"""Builder arguments that follow from the data."""
 _LONGEST_NAME = 130
-"""Characters that a figure has room for."""
+"""Characters of a name that a figure has room for."""
 
 
 def frame_of(
     rows: Iterable[Row], parts: Mapping[tuple[str, str], Part] | None = None
 ) -> ResultFrame:
-    """Sort rows into groups; ``parts`` are by study and variant.
+    """Sort rows into groups; ``parts`` are the roles by study and variant.
 
     Raises:
         PrecropError: no run is finished, or two studies give one variant two roles.
@@ -48,7 +48,7 @@ def frame_of(
 
 
 def _with_role(group: RunGroup, parts: Mapping[tuple[str, str], Part]) -> RunGroup:
-    """The group as the studies of its runs see it; those that say nothing leave it to the rest."""
+    """Give a group the role that its runs' studies name; studies that name none do not count."""
     keys = ((row.study, row.variant) for row in group.rows)
     said = {key: parts[key] for key in keys if key in parts}
     if not said:
@@ -68,7 +68,7 @@ def _described(part: Part) -> str:
 
 
 def _pooled(groups: Sequence[RunGroup]) -> list[RunGroup]:
-    """The groups with their scatter; variants that came to the same runs count once."""
+    """Return the groups with their pooled scatter; variants with the same runs count once."""
     samples: dict[Any, dict[tuple[str, ...], list[float]]] = defaultdict(dict)
     for group in groups:
         accuracies = [percent(row) for row in group.rows]
@@ -78,14 +78,14 @@ def _pooled(groups: Sequence[RunGroup]) -> list[RunGroup]:
 
 
 def _printable(row: Row) -> Row:
-    """A row whose names do nothing to what shows them; other escapes are those of each format."""
+    """Return a row whose names are safe to show; each format adds its own escapes."""
     texts = ((name, value) for name in FIELDS if isinstance(value := getattr(row, name), str))
     shown: dict[str, Any] = {name: _name(text) for name, text in texts}
     return replace(row, **shown)
 
 
 def _name(text: str) -> str:
-    """A name without control characters; of a very long one its beginning and a digest."""
+    """Return a name without control characters; a very long one is cut and gets a digest."""
     shown = printable(text)
     if len(shown) <= _LONGEST_NAME:
         return shown
@@ -93,8 +93,8 @@ def _name(text: str) -> str:
 
 
 def _groups(rows: Sequence[Row]) -> dict[RunGroup, list[Row]]:
-    """The rows of each group, which is still without them; names as short as tells them apart."""
-    # One set of images may have been called by several names: the longest says the most.
+    """Return rows by group, which has none itself yet; only ambiguous data names get a digest."""
+    # The same images may go by several names: the longest says the most.
     names: dict[str, str] = {}
     for row in rows:
         known = names.get(row.data_digest, "")
@@ -118,7 +118,7 @@ def _network(row: Row) -> str:
 
 
 def recipe_name(recipe: Mapping[str, Any]) -> str:
-    """The known recipe that is nearest, and what is different from it."""
+    """Return the name of the most similar known recipe, with the values that differ from it."""
     near, changes = min(
         ((name, _differences(recipe, known.to_json())) for name, known in RECIPES.items()),
         key=lambda pair: len(pair[1]),
@@ -132,7 +132,7 @@ def _differences(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str
 
 
 def _by_study(found: Mapping[RunGroup, list[Row]]) -> dict[RunGroup, list[Row]]:
-    """Split a group where studies mean different things by one variant's name."""
+    """Split a group if studies use its variant's name for different things."""
     parts: dict[RunGroup, list[Row]] = defaultdict(list)
     for key, rows in found.items():
         apart = _clash(rows, within_study=False)
@@ -143,7 +143,7 @@ def _by_study(found: Mapping[RunGroup, list[Row]]) -> dict[RunGroup, list[Row]]:
 
 
 def _clash(rows: Sequence[Row], within_study: bool) -> bool:
-    """Whether two rows of one seed come from different askings, of one study or of two."""
+    """Whether two rows with one seed are of different cells, of one study or of two."""
     seen: dict[int, Row] = {}
     for row in rows:
         other = seen.setdefault(row.seed, row)
@@ -153,10 +153,10 @@ def _clash(rows: Sequence[Row], within_study: bool) -> bool:
 
 
 def _latest(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the newest asking; one seed's older row shows that older rows are of another.
+    """Return the rows of a variant's newest options; older rows of a seed belong to older options.
 
-    Rows between the last such older one and the first newer one are of the newest asking if they
-    are of networks like its own: seeds do not run in order where some were asked for alone.
+    Rows between the last such older row and the first newer one count as new if their networks are
+    like those of newer rows: seeds do not run in order if some were asked for alone.
     """
     if not _clash(rows, within_study=True):
         return list({row.seed: row for row in rows}.values())

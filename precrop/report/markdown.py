@@ -1,4 +1,4 @@
-"""The report as Markdown, for a repository: verdicts, tables, and pictures beside it."""
+"""The report as Markdown, for a repository: verdicts, tables, and links to the pictures."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from precrop.report.words import Cells, Marked, Report
 
 
 def markdown(report: Report) -> str:
-    """The report's text."""
+    """Return the report's text."""
     frame, found = report.frame, report.verdicts
     blocks = [f"# {words.TITLE}", words.summary(frame), "## Accuracy by variant"]
     for setting in frame.settings:
@@ -30,7 +30,7 @@ def markdown(report: Report) -> str:
 
 
 def _verdicts(found: Mapping[str, Verdict]) -> list[str]:
-    """Those that the runs can be asked for, first as a table; the others in one line."""
+    """Show verdicts with comparisons as a table and one by one; the others take one line."""
     asked = [verdict for verdict in found.values() if verdict.judged]
     rows: list[Cells] = [
         {
@@ -97,7 +97,7 @@ def _cell(text: str) -> str:
 
 
 def _codes(names: Iterable[str]) -> Marked:
-    """Identities of runs and cells, which are letters and digits; nothing else ends their code."""
+    """Return ids of runs and cells as code; characters that do not occur in ids become ``?``."""
     return Marked(" ".join(f"`{re.sub(r'[^0-9A-Za-z._-]', '?', name)}`" for name in names))
 
 
@@ -113,9 +113,9 @@ _ESCAPES = str.maketrans(
 
 
 def escaped(text: str) -> str:
-    """A name, or a sentence with names in it, as what it is: no HTML, link, code or emphasis.
+    """Escape a name, or a sentence with names: nothing in it is HTML, link, code or emphasis.
 
-    Underscores within words, of which networks' names are full, mean nothing and stay.
+    Underscores within words, common in networks' names, have no meaning in Markdown and stay.
     """
     line = " ".join(text.split()).translate(_ESCAPES)
     line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
@@ -123,5 +123,5 @@ def escaped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A name in a heading or a caption."""
+    """Escape a name for a heading or a caption, without a full stop at its end."""
     return escaped(text).rstrip(".")

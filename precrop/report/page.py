@@ -1,4 +1,4 @@
-"""One page that holds everything: tables, verdicts, charts, filters. Needs no network."""
+"""The report as one self-contained page with tables, verdicts, charts and filters."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +20,11 @@ from precrop.report.verdicts import OUTCOMES, Verdict, figures
 from precrop.report.words import Cells, Marked, Report
 
 _NUMBERS = ("accuracy, %", "n", "seed", "parameters", "MACs", "s per epoch", "seconds")
-"""Columns of numbers, by their heads."""
+"""Headings of the columns that hold numbers."""
 
 
 def page(report: Report) -> str:
-    """The page's HTML."""
+    """Return the page's HTML, which loads nothing from elsewhere."""
     frame = report.frame
     parts = {
         "title": words.TITLE,
@@ -35,7 +35,7 @@ def page(report: Report) -> str:
         "verdicts": _verdicts(report.verdicts),
         "figures": "\n".join(_section(name, heading) for name, (heading, _) in FIGURES.items()),
         "rest": _rest(report),
-        # Within a script element "<" may end it, or begin a comment.
+        # Within a script element, "<" may end it or begin a comment.
         "content": json_text(_content(report)).replace("<", "\\u003c"),
         "vega": _vega(),
         "script": _asset("page.js"),
@@ -45,7 +45,7 @@ def page(report: Report) -> str:
 
 @cache
 def _vega() -> str:
-    """The library that draws the charts; to bundle it takes a second."""
+    """Return the library that draws the charts; cached, as bundling it takes a second."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
@@ -101,14 +101,14 @@ def _runs(frame: ResultFrame) -> str:
 
 
 def _keys(frame: ResultFrame, group: RunGroup) -> str:
-    """What the page's filters know a row by, as attributes."""
+    """Return the attributes by which the page's filters select a row."""
     setting = frame.settings.index(group.setting)
     keys = {"setting": str(setting), "budget": str(group.budget), "variant": group.variant}
     return " ".join(f'data-{name}="{escape(value)}"' for name, value in keys.items())
 
 
 def _verdicts(found: Mapping[str, Verdict]) -> str:
-    """Those that the runs can be asked for; the others behind one line."""
+    """Show verdicts with comparisons; fold the others behind one line."""
     lines = [_verdict(verdict) for verdict in found.values() if verdict.judged]
     if (line := words.untouched(found)) is not None:
         text, rest = escape(line), "".join(_verdict(v) for v in found.values() if not v.judged)
@@ -144,7 +144,7 @@ def _code(names: Iterable[str]) -> Marked:
 
 
 def _table(rows: Sequence[Cells], attributes: Iterable[str] = repeat("")) -> str:
-    """A table; the attributes are those of its rows."""
+    """Return a table; the attributes are those of its rows."""
     lines = [f"<tr>{_cells('th', {head: head for head in rows[0]})}</tr>"]
     for row, known in zip(rows, attributes, strict=False):
         lines.append(f"<tr {known}>{_cells('td', row)}</tr>")
@@ -161,7 +161,7 @@ def _cells(tag: str, row: Cells) -> str:
 
 
 def _rest(report: Report) -> str:
-    """What no filter changes: failed cells, what was left out, how figures came about."""
+    """Return what no filter changes: failed cells, rows left out, and how to read the figures."""
     frame, parts = report.frame, []
     if frame.failed:
         rows = [{"cell": _code([row.cell]), **words.failure_cells(row)} for row in frame.failed]

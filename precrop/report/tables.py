@@ -1,4 +1,4 @@
-"""What the figures of one setting are drawn from: tidy tables, and how its variants look."""
+"""The data of one setting's figures: tidy tables, and the look of its variants."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,29 +14,29 @@ COLORS = (
     "#7a8594", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b",
     "#56b4e9", "#a6447a", "#44aa99", "#8a6fc9", "#c1272d", "#e7298a",
 )  # fmt: skip
-"""Told apart also by people who see few colors; variants take them in the frame's order."""
+"""Colors that color-blind people can tell apart, too; variants take them in the frame's order."""
 SHAPES = {
     "dense": ("diamond", "cross"),
     "cropped": ("circle", "square"),
     "masked": ("triangle-up", "triangle-down"),
 }
-"""By kind of network; the second one where the colors have gone round."""
+"""Point shapes by kind of network; the second one is for variants that reuse a color."""
 CHANNELS = {"color": alt.Color, "shape": alt.Shape, "strokeDash": alt.StrokeDash}
 _LISTED = 3
-"""Runs that are named beside a row of points; tables name all."""
+"""Number of runs that are named beside a row of points; tables name all."""
 _LAYER = ("order", "layer", "place", "density", "width", "original")
 
 
 class ChartTables:
-    """Tables whose column ``order`` is the place of what they show.
+    """A setting's tables; their column ``order`` gives the position of what a row shows.
 
     Attributes:
         title: the setting's name.
         margin: percentage points that count as no difference.
-        groups: a row for every variant and budget.
-        runs: a row for every run, with what its group has.
-        layers: a row for every group and layer.
-        families: runs of networks with the same layer densities; a row for every run and family.
+        groups: one row per variant and budget.
+        runs: one row per run, with columns of its group.
+        layers: one row per group and layer.
+        families: runs of networks with the same layer densities; one row per run and family.
     """
 
     def __init__(self, frame: ResultFrame, setting: RunSetting, margin: float) -> None:
@@ -62,11 +62,11 @@ class ChartTables:
         self._looks = known[known["variant"].isin(self.groups["variant"])]
 
     def look(self, *channels: str, legend: Iterable[str] = ()) -> dict[str, Any]:
-        """Encodings that give every variant its look, the same in all figures.
+        """Return encodings that give every variant its look, the same in all figures.
 
         Args:
             channels: any of `CHANNELS`.
-            legend: names of the variants that the legend shows, if there is to be one.
+            legend: names of the variants in the legend; without any, there is no legend.
         """
         names = list(dict.fromkeys(legend))
         shown = alt.Legend(title=None, symbolStrokeWidth=0, values=names) if names else None
@@ -78,7 +78,7 @@ class ChartTables:
 
 
 def looks(frame: ResultFrame) -> pd.DataFrame:
-    """Per variant of the whole frame what it has in each channel."""
+    """Return a table with each variant's value in every channel, for the whole frame."""
     kinds = {group.variant: group.kind for group in frame.groups}
     return pd.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""What runs say of a claim: roles against roles within a setting, and the verdict of it all."""
+"""Verdicts on claims, from comparisons of roles within each setting."""
 
 import re
 from collections import Counter
@@ -27,7 +27,7 @@ from precrop.report.families import granularities
 from precrop.report.frames import ResultFrame, RunGroup
 
 MARGIN = 0.5
-"""Percentage points of accuracy that count as no difference, unless said otherwise."""
+"""Percentage points of accuracy that count as no difference by default."""
 OUTCOMES: dict[Outcome, str] = {
     "better": "better",
     "worse": "worse",
@@ -36,22 +36,22 @@ OUTCOMES: dict[Outcome, str] = {
     "smaller": "not better, but smaller",
     "unclear": "undecided",
 }
-"""A comparison's outcome, in words."""
+"""The outcomes of comparisons in words."""
 
 Answer = Literal["holds", "holds partly", "does not hold", "undecided", "not measured"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say of a claim.
+    """What the runs show about a claim.
 
     Attributes:
-        claim: one sentence.
-        source: who claims it, or asks.
-        answer: ``not measured`` where no two runs can be compared for it, ``undecided`` where some
-            were and are too few to tell.
-        text: why, with figures.
-        judged: the comparisons that it rests on.
+        claim: the claim in one sentence.
+        source: who claims or asks it.
+        answer: ``not measured`` if no two runs can be compared for the claim, ``undecided`` if
+            some can but are too few to tell.
+        text: the reasons, with figures.
+        judged: the comparisons that the verdict rests on.
     """
 
     claim: str
@@ -62,11 +62,11 @@ class Verdict:
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """What was trained for it."""
+        """The ids of all runs that the verdict rests on."""
         return tuple(dict.fromkeys(run for j in self.judged for run in j.comparison.runs))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, in JSON's types."""
+        """Return the verdict as JSON types."""
         return {
             "claim": self.claim,
             "source": self.source,
@@ -78,12 +78,12 @@ class Verdict:
 
 
 def verdicts(frame: ResultFrame, claims: Claims, margin: float = MARGIN) -> dict[str, Verdict]:
-    """The verdict on every claim, by name."""
+    """Return the verdict on every claim, by the claim's name."""
     return {claim.name: verdict(claim, frame, margin) for claim in claims.claims}
 
 
 def verdict(claim: Claim, frame: ResultFrame, margin: float = MARGIN) -> Verdict:
-    """What the runs say of a claim."""
+    """Judge a claim by the runs."""
     margin = margin if claim.margin is None else claim.margin
     text = claim.text.replace("{margin}", f"{margin:g}")
     if claim.untestable is not None:
@@ -92,7 +92,7 @@ def verdict(claim: Claim, frame: ResultFrame, margin: float = MARGIN) -> Verdict
     if claim.shows == "equal":
         judged = judge(found, margin, as_equal)
         return _counted(text, claim.source, judged, {"equal"}, {"better", "worse"})
-    # A claim that limits the sizes itself means networks that differ in them.
+    # A claim that limits the sizes itself is about networks of different sizes.
     rule = at_any_size if claim.params or claim.macs else at_one_size
     if claim.shows == "better":
         return _superior(text, claim.source, judge(found, margin, rule))
@@ -112,17 +112,17 @@ def _pairs(claim: Claim, frame: ResultFrame) -> list[Comparison]:
             families = [family for family in granularities(frame) if family[0] in others]
             return paired((one, first) for first, *near in families for one in near if one in ones)
         case "budget":
-            # A dense network, which has no budget, stands beside every budget.
+            # A dense network has no budget: compare it with groups of every budget.
             dense = [group for group in others if group.kind == "dense"]
             cropped = [group for group in others if group.kind != "dense"]
             return compare(free, cropped) + paired((one, whole) for one in free for whole in dense)
 
 
 def _at_size(ones: Sequence[RunGroup], other: RunGroup) -> list[Comparison]:
-    """Pairs with what the study made as large as the other one.
+    """Pair a group with those that the study made as large as it.
 
-    Else with what it made as large as a third one that happens to be of that size; else with what
-    is within the same budgets.
+    If there are none, pair it with those made as large as a third group that happens to have its
+    size; if these are missing, too, with those within the same budgets or a part of them.
     """
     made = [group for group in ones if group.match]
     named = {(row.study, row.variant) for row in other.rows}
@@ -133,7 +133,7 @@ def _at_size(ones: Sequence[RunGroup], other: RunGroup) -> list[Comparison]:
 
 
 def _is_meant(claim: Claim, pair: Comparison) -> bool:
-    """Whether a claim is about this network, these data and these sizes."""
+    """Whether a claim is about a pair's network, data and sizes."""
     setting = pair.one.setting
     return (
         _fits(setting.network, claim.networks)
@@ -144,7 +144,7 @@ def _is_meant(claim: Claim, pair: Comparison) -> bool:
 
 
 _ADDED = re.compile(r"( \d+x\d+)?( \([0-9a-f]{8}\))?$")
-"""What a setting's name of data has behind the data's own: the images' size, a digest."""
+"""What follows the data's own name in a setting: the images' size and a digest."""
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
@@ -152,11 +152,11 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _superior(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
-    """Holds where every comparison, or all of them together, show the first variant better."""
+    """Judge a claim of being better; it holds if each comparison, or all together, show it."""
     wins = [j for j in judged if j.outcome == "better"]
     against = [j for j in judged if j.outcome in ("worse", "equal") or _excluded(j)]
     answer, text = _answer(judged, wins, against), _text(judged)
-    # By size, not by outcome: a smaller network would count where it wins and not where it loses.
+    # Select by size, not by outcome: else a smaller network would count only where it wins.
     alike = [j.comparison for j in judged if j.comparison.of_one_size]
     whole = together(alike)
     if whole is not None and (ends := whole.interval()) is not None:
@@ -176,13 +176,13 @@ def _superior(claim: str, source: str, judged: Sequence[Judged]) -> Verdict:
 def _counted(
     claim: str, source: str, judged: Sequence[Judged], pro: Set[Outcome], contra: Set[Outcome]
 ) -> Verdict:
-    """Holds where every comparison has an outcome that speaks for the claim."""
+    """Judge a claim that holds if every comparison has an outcome in its favor (``pro``)."""
     found = [[j for j in judged if j.outcome in outcomes] for outcomes in (pro, contra)]
     return Verdict(claim, source, _answer(judged, *found), _text(judged), tuple(judged))
 
 
 def _excluded(judged: Judged) -> bool:
-    """Nothing is sure but that there is no lead that would matter, of a larger network either."""
+    """Whether an unclear comparison, or one with a larger network, excludes a lead that matters."""
     compared = judged.comparison
     interval = compared.pooled.interval()
     none_smaller = min(compared.params, compared.macs) >= 1 / LARGER
@@ -227,7 +227,7 @@ def _several(judged: Sequence[Judged]) -> str:
 
 
 def figures(judged: Judged) -> str:
-    """A comparison's difference with what stands behind it, in words."""
+    """Return a comparison's difference in words, with the statistics and sizes behind it."""
     compared = judged.comparison
     parts = [f"{compared.difference:+.2f} points"]
     interval = compared.pooled.interval()
@@ -241,7 +241,7 @@ def figures(judged: Judged) -> str:
 
 
 def _reach(judged: Sequence[Judged]) -> str:
-    """What so few runs can show at all."""
+    """Return a sentence on how small a difference these runs can show at all."""
     intervals = [i for j in judged if (i := j.comparison.pooled.interval()) is not None]
     counts = [len(j.comparison.seeds) for j in judged]
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))

@@ -1,4 +1,4 @@
-"""What a report is, and the sentences that its page and its Markdown share."""
+"""The content of a report, and the sentences that its page and its Markdown share."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from precrop.report.verdicts import Verdict
 from precrop.study.rows import Row
 
 PICTURES = "figures"
-"""The folder of the pictures within a report's."""
+"""The folder of the pictures within the report's folder."""
 TITLE = "Pruning at initialization: what the runs say"
 METHOD = (
     "Accuracy is that of the held-out images after the last epoch, not after the best one. ± is "
@@ -41,18 +41,18 @@ METHOD = (
 
 REPLACED = "Older runs of variants whose options were changed under the same name: "
 Cells = dict[str, str]
-"""A row of a table, by the heads of its columns."""
+"""A row of a table: texts by the headings of their columns."""
 
 
 class Marked(str):
-    """Text that is Markdown, or HTML, already."""
+    """Text that is Markdown or HTML already, and so is not escaped."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is said of all that a store holds."""
+    """Everything that is reported about a store."""
 
-    folder: Path  # where it is written
+    folder: Path  # the folder that it is written to
     frame: ResultFrame  # the runs
     verdicts: Mapping[str, Verdict]  # on every claim, by name
     figures: tuple[Figure, ...]  # of every setting
@@ -60,7 +60,7 @@ class Report:
 
 
 def group_cells(group: RunGroup) -> Cells:
-    """A group's row, but for its runs."""
+    """Return a group's row of the table, except for its runs."""
     return {
         "variant": group.variant,
         "accuracy, %": str(group.accuracy),
@@ -73,7 +73,7 @@ def group_cells(group: RunGroup) -> Cells:
 
 
 def compared_cells(judged: Judged) -> Cells:
-    """What a comparison is of."""
+    """Return what is compared: setting, budget and variants."""
     one, other = judged.comparison.one, judged.comparison.other
     return {
         "network, data, recipe": str(one.setting),
@@ -83,7 +83,7 @@ def compared_cells(judged: Judged) -> Cells:
 
 
 def summary(frame: ResultFrame) -> str:
-    """What there is, in one sentence."""
+    """Return one sentence that counts runs, failed cells, variants and settings."""
     counts = {
         "finished run": len(frame.rows),
         "failed cell": len(frame.failed),
@@ -95,7 +95,7 @@ def summary(frame: ResultFrame) -> str:
 
 
 def describe(report: Report) -> list[str]:
-    """The margin, and what the runs were made with and when."""
+    """Return sentences on the margin, and on when and with what the runs were trained."""
     rows = report.frame.rows
     versions = (f"{name} {v}" for row in rows for name, v in row.versions.items())
     first, last = min(row.started for row in rows), max(row.ended for row in rows)
@@ -107,13 +107,13 @@ def describe(report: Report) -> list[str]:
 
 
 def failure_cells(row: Row) -> Cells:
-    """What a cell that failed was and why it failed, but for its identity."""
+    """Return what a failed cell was and why it failed, without its id."""
     what = f"{row.network}, {row.variant}, seed {row.seed}"
     return {"what": what, "error": row.error or ""}
 
 
 def untouched(found: Mapping[str, Verdict]) -> str | None:
-    """The claims that no two of the runs can be compared for, in one line; None where none is."""
+    """Return one line on claims without comparable runs or on the lack of any claim, else None."""
     if not found:
         return (
             "No claim was judged: the studies' files name none, or were not found; --study FILE "
@@ -127,7 +127,7 @@ def untouched(found: Mapping[str, Verdict]) -> str | None:
 
 
 def counted(count: int, noun: str) -> str:
-    """``1 variant``, ``2 variants``."""
+    """Return a count with its noun: ``1 variant``, ``2 variants``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 

@@ -1,4 +1,4 @@
-"""A report's files: the text, the page and the pictures."""
+"""Writing a report's files: the text, the page and the pictures."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,14 +20,14 @@ TEXT, PAGE = "report.md", "index.html"
 def write_report(
     rows: Iterable[Row], folder: Path, margin: float = MARGIN, studies: Iterable[Path] = ()
 ) -> Report:
-    """Write the report on a store's rows.
+    """Write the report on a store's rows, and return its content.
 
     Args:
-        rows: those of the store.
-        folder: gets ``report.md``, ``index.html`` and ``figures``; it is made if need be.
+        rows: the rows of the store.
+        folder: gets ``report.md``, ``index.html`` and ``figures``; it is created if missing.
         margin: percentage points of accuracy that count as no difference.
-        studies: files of the studies, or folders of them, which say the claims and the variants'
-            roles in them; without, no claim is judged.
+        studies: study files, or folders of them, which give the claims and the variants' roles in
+            them; without any, no claim is judged.
 
     Raises:
         PrecropError: no run is finished, a library is missing, or a file cannot be written.

@@ -49,5 +49,5 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         for name in changes:
-            del os.environ[name]
+            os.environ.pop(name, None)  # another thread may have done the same meanwhile
         os.environ.update(before)

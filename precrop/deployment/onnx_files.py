@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -139,7 +140,8 @@ def _library() -> ModuleType:
     Version 1.32 reports what is run, in a thread of its own, unless told when it is imported.
     """
     said = "ORT_DISABLE_TELEMETRY"
-    with environment({} if said in os.environ else {said: "1"}):
+    imported = "onnxruntime" in sys.modules
+    with environment({} if imported or said in os.environ else {said: "1"}):
         return importlib.import_module("onnxruntime")
 
 
